@@ -1,1 +1,6 @@
-"""What a chapter imports besides :mod:`flatmin`: verdicts, figure data and one look for all figures."""
+"""What a chapter imports besides :mod:`flatmin`: verdicts, figure data, one look for figures."""
+
+from flatbook.claims import claim
+from flatbook.figures import COLORS, figure_data, use_style
+
+__all__ = ["COLORS", "claim", "figure_data", "use_style"]

@@ -1,0 +1,71 @@
+# Everything a reader or a maintainer does with this book. `make help` lists it.
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+TOOLS  := PYTHONPATH=book $(PYTHON) -m _tools
+BASE   ?= python3
+JOBS   ?= 2
+export OMP_NUM_THREADS := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book execute html serve check figures bootstrap test lint unit nbval format lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## Make .venv with all that the book needs
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(BASE) >/dev/null || { echo "Python 3.10 or newer is needed: install python3."; exit 1; }
+	@$(BASE) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed, this is $$($(BASE) -V). Name another one: make BASE=python3.11 …"; exit 1; }
+	@$(BASE) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv."; exit 1; }
+	test -x $(PYTHON) || $(BASE) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+book: execute html ## Execute stale chapters, render the site, say where it is
+	@echo "Open file://$(CURDIR)/_build/html/index.html (or: make serve)"
+
+execute: $(READY) ## Execute stale chapters; ARGS="--all", "--tier smoke", "iam/01-local-inconsistency"
+	@$(TOOLS).execute --jobs $(JOBS) $(ARGS)
+
+html: $(READY) ## Render the site from the executed chapters
+	@PYTHONPATH=book $(VENV)/bin/jupyter-book build book --config _config.yml --toc _toc.yml \
+	  --path-output . -W -n --keep-going -q
+
+serve: ## Serve the rendered site on this machine only
+	@$(PYTHON) -m http.server --directory _build/html --bind 127.0.0.1 8000
+
+check: $(READY) ## Find whatever is stale or out of step
+	@$(TOOLS).check
+
+figures: $(READY) ## Write every figure and its data into _build/figures
+	@$(TOOLS).figures
+
+bootstrap: $(READY) ## Renew the first cell of every chapter from _config.yml
+	@$(TOOLS).bootstrap
+
+test: lint check unit nbval ## Lint, types, checks, tests, and every notebook's outputs
+
+lint: $(READY)
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy lib book/_tools
+
+unit: $(READY)
+	@$(PYTHON) -m pytest -q -n $(JOBS)
+
+nbval: $(READY)
+	@$(PYTHON) -m pytest -q -n $(JOBS) --dist loadfile --nbval --nbval-current-env book
+
+format: $(READY) ## Format and mend what ruff can
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+lock: $(READY) ## Pin the versions that are installed now
+	@$(PYTHON) -m pip list --format freeze --exclude-editable --exclude pip --exclude setuptools \
+	  | sed -E 's/\+[a-z0-9.]+//; s/$$/ ; python_version >= "3.11"/' > constraints.txt
+
+clean: ## Remove all that can be made again, except .venv
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis

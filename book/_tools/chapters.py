@@ -1,0 +1,170 @@
+"""Where things are, and what a chapter is: one Markdown file beside its executed twin."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import yaml
+from nbformat import NotebookNode
+
+LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
+
+
+@dataclass(frozen=True)
+class Book:
+    """A checkout of the book.
+
+    Attributes:
+        root: The folder that holds ``_config.yml``, ``book/`` and ``lib/``.
+    """
+
+    root: Path
+
+    @property
+    def pages(self) -> Path:
+        """The folder of the pages."""
+        return self.root / "book"
+
+    @property
+    def built(self) -> Path:
+        """The folder of all that can be made again."""
+        return self.root / "_build"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``_config.yml``."""
+        loaded: dict[str, Any] = yaml.safe_load((self.root / "_config.yml").read_text("utf-8"))
+        return loaded
+
+    @property
+    def claims(self) -> dict[str, dict[str, Any]]:
+        """``book/claims.yml``."""
+        loaded: dict[str, dict[str, Any]] = yaml.safe_load(
+            (self.pages / "claims.yml").read_text("utf-8")
+        )
+        return loaded
+
+    @property
+    def chapters(self) -> list[Chapter]:
+        """Every chapter, in reading order."""
+        return [Chapter(self, path) for path in sorted(self.pages.glob("*/[0-9][0-9]-*.md"))]
+
+    def find(self, names: list[str]) -> list[Chapter]:
+        """Return the named chapters, or all if none is named.
+
+        Args:
+            names: Such as ``iam/01-local-inconsistency``; ``book/`` before and ``.md`` or
+                ``.ipynb`` behind are taken too.
+
+        Raises:
+            SystemExit: If a name is no chapter.
+        """
+        known = {chapter.name: chapter for chapter in self.chapters}
+        asked = [re.sub(r"^(\./)?book/|\.(md|ipynb)$", "", name) for name in names]
+        if unknown := [name for name in asked if name not in known]:
+            sys.exit(f"no chapter named {', '.join(unknown)}; there are: {', '.join(known)}")
+        return [known[name] for name in asked] or list(known.values())
+
+    def bootstrap(self) -> str:
+        """Return the first code cell of every chapter: it installs the library if need be."""
+        source = f"git+{self.config['repository']['url']}"
+        return (
+            "# On Colab, and wherever flatmin is missing: install it from its repository.\n"
+            "import importlib, importlib.util, os, subprocess, sys\n"
+            "\n"
+            'if importlib.util.find_spec("flatbook") is None:\n'
+            f'    source = os.environ.get("FLATMIN_SOURCE", "{source}")\n'
+            '    command = [sys.executable, "-m", "pip", "install", "-q"]\n'
+            '    subprocess.run([*command, f"flatmin[chapter] @ {source}"], check=True)\n'
+            "    importlib.invalidate_caches()"
+        )
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One chapter of a book.
+
+    Attributes:
+        book: The book it belongs to.
+        path: Its Markdown file, the only one that a person edits.
+    """
+
+    book: Book
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Its page, such as ``iam/01-local-inconsistency``."""
+        return self.path.relative_to(self.book.pages).with_suffix("").as_posix()
+
+    @property
+    def twin(self) -> Path:
+        """The executed notebook beside it."""
+        return self.path.with_suffix(".ipynb")
+
+    @property
+    def data(self) -> Path:
+        """The folder of the numbers behind its figures."""
+        return self.path.with_suffix("").with_name(f"{self.path.stem}-data")
+
+    def source(self) -> NotebookNode:
+        """Return the notebook that the Markdown says: no outputs, ids that stay from run to run."""
+        notebook = jupytext.read(self.path)
+        notebook.nbformat, notebook.nbformat_minor = 4, 5
+        notebook.metadata = NotebookNode(
+            kernelspec=notebook.metadata["kernelspec"], language_info=NotebookNode(LANGUAGE)
+        )
+        for number, cell in enumerate(notebook.cells):
+            cell.id = f"cell-{number:02d}"
+        return notebook
+
+    def executed(self) -> NotebookNode | None:
+        """Return the executed twin, or None where there is none yet."""
+        return nbformat.read(self.twin, as_version=4) if self.twin.exists() else None
+
+    def code(self) -> str:
+        """Return the chapter's code, cell after cell, without notebook magics."""
+        cells = [cell.source for cell in self.source().cells if cell.cell_type == "code"]
+        return re.sub(r"(?m)^[%!].*$", "", "\n\n".join(cells))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the names and literal values of the cell tagged ``parameters``."""
+        found: dict[str, Any] = {}
+        for cell in self.source().cells:
+            if "parameters" in cell.metadata.get("tags", []):
+                for statement in ast.parse(cell.source).body:
+                    if isinstance(statement, ast.Assign) and isinstance(
+                        statement.targets[0], ast.Name
+                    ):
+                        found[statement.targets[0].id] = ast.literal_eval(statement.value)
+        return found
+
+
+def write_whole(path: Path, content: str) -> bool:
+    """Write a text file whole or not at all, and only if it changes.
+
+    Args:
+        path: The file; its folder is made if need be.
+        content: What it shall hold.
+
+    Returns:
+        Whether the file changed.
+    """
+    if path.exists() and path.read_text("utf-8") == content:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(content, "utf-8")
+    part.replace(path)
+    return True
+
+
+HERE = Book(Path(__file__).resolve().parents[2])

@@ -1,0 +1,63 @@
+"""The scoreboard: every claim of ``book/claims.yml`` beside the verdict of its chapter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from _tools.chapters import Book
+from flatbook.claims import FAILED, REDUCED, REPRODUCED, required
+
+PLANNED = "not attempted"
+VERDICTS = (REPRODUCED, REDUCED, FAILED, PLANNED)
+SOURCES = {"kim2026iam": "IAM", "kim2026dln": "Pathways", "ours": "Ours"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the scoreboard.
+
+    Attributes:
+        id: The claim.
+        entry: Its fields in ``book/claims.yml``.
+        chapter: The page that decides it; empty while it is planned.
+        verdict: One of :data:`VERDICTS`.
+        value: The number that was measured; None while it is planned.
+    """
+
+    id: str
+    entry: dict[str, Any]
+    chapter: str
+    verdict: str
+    value: float | None
+
+    @property
+    def ours(self) -> str:
+        """The measured number and what it had to be, or why there is none."""
+        if self.value is None:
+            return str(self.entry.get("planned", "its chapter was not executed"))
+        tolerance = required(self.entry["tolerance"])
+        return f"{self.value:.3g} ({tolerance}): {self.entry['check']}"
+
+
+def rows(book: Book) -> list[Row]:
+    """Return one row for each claim, in the order of ``book/claims.yml``."""
+    reported: dict[str, tuple[str, dict[str, Any]]] = {}
+    for chapter in book.chapters:
+        executed = chapter.executed()
+        stamp = executed.metadata.get("stamp", {}) if executed else {}
+        for id_, record in stamp.get("claims", {}).items():
+            reported[id_] = (chapter.name, record)
+    board = []
+    for id_, entry in book.claims.items():
+        chapter_name, record = reported.get(id_, ("", {}))
+        value = float(record["value"]) if record else None
+        board.append(Row(id_, entry, chapter_name, record.get("verdict", PLANNED), value))
+    return board
+
+
+def count(board: list[Row]) -> dict[str, int]:
+    """Return how many claims earned each verdict, in the order of :data:`VERDICTS`."""
+    counted = Counter(row.verdict for row in board)
+    return {verdict: counted[verdict] for verdict in VERDICTS}

@@ -1,0 +1,192 @@
+"""The Sphinx extension: facts above a chapter, data below its figures, the scoreboard, MathJax."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from _tools.chapters import Book, Chapter
+from _tools.scoreboard import PLANNED, SOURCES, Row, count, rows
+
+WORDS_A_MINUTE = 200
+
+
+def _book(app: Sphinx) -> Book:
+    return Book(Path(app.srcdir).parent)
+
+
+def _chapter(app: Sphinx, docname: str) -> Chapter | None:
+    return next((c for c in _book(app).chapters if c.name == docname), None)
+
+
+def minutes_to_read(chapter: Chapter) -> int:
+    """Return the minutes that the words of a chapter take at 200 a minute, at least one."""
+    words = sum(len(cell.source.split()) for cell in chapter.source().cells)
+    return max(1, round(words / WORDS_A_MINUTE))
+
+
+def provenance(chapter: Chapter, stamp: dict[str, Any]) -> str:
+    """Return where the numbers of a chapter come from, in one line."""
+    parameters = ", ".join(f"{key} {value}" for key, value in stamp["parameters"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in stamp["versions"].items())
+    seconds = f"{stamp['seconds']:.0f} s"
+    return f"{chapter.name}: {parameters}; {versions}; {stamp['device']}, {seconds}"
+
+
+def facts(chapter: Chapter) -> str:
+    """Return the time to read and the time to run, as measured, in one line."""
+    reading = f"{minutes_to_read(chapter)} min to read"
+    executed = chapter.executed()
+    if executed is None:
+        return reading
+    stamp = executed.metadata["stamp"]
+    scale = f"{stamp['device']}, tier {stamp['parameters']['tier']}"
+    return f"{reading} · {stamp['seconds']:.0f} s to run ({scale})"
+
+
+def _link(page: str, text: str, here: str) -> addnodes.pending_xref:
+    return addnodes.pending_xref(
+        "",
+        nodes.inline("", text),
+        refdomain="std",
+        reftype="doc",
+        refexplicit=True,
+        refwarn=True,
+        reftarget=f"/{page}",
+        refdoc=here,
+    )
+
+
+def add_facts(app: Sphinx, doctree: nodes.document) -> None:
+    """Put the time to read and to run under a chapter's title, and data under its figures."""
+    chapter = _chapter(app, app.env.docname)
+    executed = chapter.executed() if chapter else None
+    if chapter is None or executed is None:
+        return
+    stamp = executed.metadata["stamp"]
+    title = next(doctree.findall(nodes.title))
+    below = nodes.paragraph("", facts(chapter), classes=["chapter-facts"])
+    title.parent.insert(title.parent.index(title) + 1, below)
+    for figure in doctree.findall(nodes.figure):
+        for name in set(figure["names"]) & set(stamp["figures"]):
+            file = chapter.data / f"{name}.csv"
+            link = addnodes.download_reference(
+                "",
+                "",
+                nodes.inline("", f"Data of this figure ({file.name})"),
+                reftarget=file.relative_to(chapter.path.parent).as_posix(),
+                refdoc=chapter.name,
+            )
+            said = nodes.Text(f" · {provenance(chapter, stamp)}")
+            figure += nodes.legend("", nodes.paragraph("", "", link, said), classes=["figure-data"])
+
+
+class Chapters(SphinxDirective):
+    """``{chapters} part``: what each chapter of a part asks, and how long it takes."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Build one definition for each chapter."""
+        terms = nodes.definition_list(classes=["chapters"])
+        for chapter in _book(self.env.app).chapters:
+            if chapter.path.parent.name == self.arguments[0]:
+                title, _, prose = chapter.source().cells[0].source.partition("\n")
+                question = prose.strip().partition("\n\n")[0]
+                name = _link(chapter.name, title.lstrip("# "), self.env.docname)
+                terms += nodes.definition_list_item(
+                    "",
+                    nodes.term("", "", name),
+                    nodes.definition(
+                        "",
+                        *self.parse_text_to_nodes(question),
+                        nodes.paragraph("", facts(chapter), classes=["chapter-facts"]),
+                    ),
+                )
+        return [terms]
+
+
+class Scoreboard(SphinxDirective):
+    """``{scoreboard}``: every claim with its verdict; with ``:short:`` only how many of each."""
+
+    option_spec: ClassVar[dict[str, Any]] = {"short": lambda _: True}
+
+    def run(self) -> list[nodes.Node]:
+        """Build the table."""
+        board = rows(_book(self.env.app))
+        if "short" in self.options:
+            total = [(verdict, str(number)) for verdict, number in count(board).items()]
+            return [self._table(["verdict", "claims"], [self._texts(*line) for line in total])]
+        head = ["id", "claim", "the paper's value", "ours", "tier", "verdict", "source"]
+        return [self._table(head, [self._line(row) for row in board])]
+
+    @staticmethod
+    def _texts(*words: str) -> list[nodes.Node]:
+        return [nodes.paragraph("", word) for word in words]
+
+    def _line(self, row: Row) -> list[nodes.Node]:
+        entry = row.entry
+        label = (
+            _link(row.chapter, row.id, self.env.docname)
+            if row.chapter
+            else nodes.inline("", row.id)
+        )
+        place = f"{SOURCES[entry['source']['paper']]}, {entry['source']['where']}"
+        tier = "–" if row.verdict == PLANNED else entry["tier"]
+        verdict = nodes.paragraph(
+            "", row.verdict, classes=["verdict", row.verdict.replace(" ", "-")]
+        )
+        before = self._texts(entry["statement"], str(entry.get("paper", "–")), row.ours, tier)
+        cells = [*before, verdict, *self._texts(place)]
+        return [nodes.paragraph("", "", label), *cells]
+
+    @staticmethod
+    def _table(head: list[str], body: list[list[nodes.Node]]) -> nodes.table:
+        def line(cells: list[nodes.Node]) -> nodes.row:
+            return nodes.row("", *(nodes.entry("", cell) for cell in cells))
+
+        group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
+        group += nodes.thead("", line(Scoreboard._texts(*head)))
+        group += nodes.tbody("", *(line(cells) for cells in body))
+        return nodes.table("", group, classes=["scoreboard"])
+
+
+def _mathjax() -> Path:
+    files = metadata.files("sphinx-mathjax-offline") or []
+    script = next(file for file in files if file.name == "tex-mml-chtml.js")
+    return Path(str(script.locate()))
+
+
+def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Copy MathJax and its fonts into the site, so that it needs no other server."""
+    if error is None and app.builder.format == "html":
+        script, site = _mathjax(), Path(app.outdir, "mathjax")
+        fonts = Path("output", "chtml", "fonts", "woff-v2")
+        site.mkdir(exist_ok=True)
+        shutil.copy(script, site)
+        shutil.copytree(script.parent / fonts, site / fonts, dirs_exist_ok=True)
+
+
+def read_again(app: Sphinx, *_: Any) -> list[str]:
+    """Have the pages that tell of other pages read again in every build."""
+    telling = ("intro", "scoreboard", *(f"{part}/index" for part in ("iam", "pathways", "beyond")))
+    return [page for page in telling if page in app.env.found_docs]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register all of it."""
+    app.add_directive("chapters", Chapters)
+    app.add_directive("scoreboard", Scoreboard)
+    # Before Sphinx collects the files to download, which it does at priority 500.
+    app.connect("doctree-read", add_facts, priority=400)
+    app.connect("env-get-outdated", read_again)
+    app.connect("build-finished", copy_mathjax)
+    app.config["mathjax_path"] = "../mathjax/tex-mml-chtml.js"
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

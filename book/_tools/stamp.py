@@ -1,0 +1,118 @@
+"""The stamp of an executed chapter: what it ran on, so that anyone can tell when it is stale."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode
+
+from _tools.chapters import Book, Chapter
+
+STAMPED_VERSIONS = ("torch", "numpy", "scipy", "matplotlib", "seaborn")
+
+
+def digest(content: str | bytes) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of ``content``."""
+    raw = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def _module_file(book: Book, module: str) -> Path | None:
+    base = book.root / "lib" / Path(*module.split("."))
+    candidates = (base / "__init__.py", base.with_suffix(".py"))
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _imported(tree: ast.AST, package: str) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join(parents) if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            names.add(module)
+            names.update(f"{module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def library(chapter: Chapter) -> dict[str, Path]:
+    """Return the library's modules that a chapter imports, directly or not, and their files.
+
+    Only these make it stale: a change of the pathways leaves the chapters on IAM alone.
+    """
+    found: dict[str, Path] = {}
+    waiting = _imported(ast.parse(chapter.code()), "")
+    while waiting:
+        module = waiting.pop()
+        parent = module.rpartition(".")[0]
+        if parent and parent not in found:
+            waiting.add(parent)
+        path = _module_file(chapter.book, module)
+        if path is None or module in found:
+            continue
+        found[module] = path
+        package = module if path.name == "__init__.py" else parent
+        waiting |= _imported(ast.parse(path.read_text("utf-8")), package)
+    return dict(sorted(found.items()))
+
+
+def data_files(modules: dict[str, Path]) -> dict[str, Path]:
+    """Return the data that lie beside the modules, by file name."""
+    folders = {path.parent for path in modules.values()}
+    return {path.name: path for folder in sorted(folders) for path in sorted(folder.glob("*.npz"))}
+
+
+def rule(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a claim's entry decides its verdict and its printed line."""
+    return {key: entry.get(key) for key in ("check", "tolerance", "scale")}
+
+
+def inputs(chapter: Chapter) -> dict[str, Any]:
+    """Return the hashes of all that a chapter's outputs depend on.
+
+    Prose is not among them: it can be mended without another run.
+    """
+    modules = library(chapter)
+    claims = chapter.book.claims
+    reported = {id_: rule(claims[id_]) for id_ in claims if f'claim("{id_}")' in chapter.code()}
+    return {
+        "code": digest(chapter.code()),
+        "library": {module: digest(path.read_bytes()) for module, path in modules.items()},
+        "data": {name: digest(path.read_bytes()) for name, path in data_files(modules).items()},
+        "rules": digest(json.dumps(reported, sort_keys=True)),
+    }
+
+
+def outputs(notebook: NotebookNode) -> str:
+    """Return the hash of all that the cells of an executed notebook put out."""
+    said = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    return digest(json.dumps(said, sort_keys=True))
+
+
+def differences(stamp: dict[str, Any], chapter: Chapter) -> list[str]:
+    """Say what changed since the run that ``stamp`` tells of; nothing said means fresh."""
+    now = inputs(chapter)
+    said = []
+    if stamp.get("code") != now["code"]:
+        said.append("its code changed")
+    for kind in ("library", "data"):
+        then = stamp.get(kind, {})
+        changed = {key for key in then | now[kind] if then.get(key) != now[kind].get(key)}
+        said += [f"{key} changed" for key in sorted(changed)]
+    if stamp.get("rules") != now["rules"]:
+        said.append("the check or tolerance of one of its claims changed in book/claims.yml")
+    return said
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that the numbers depend on."""
+    found = {name: metadata.version(name) for name in STAMPED_VERSIONS}
+    return {"python": platform.python_version(), **found}

@@ -1,0 +1,96 @@
+import subprocess
+import textwrap
+
+import pytest
+
+from _tools.chapters import HERE, Book
+
+HEADER = """\
+---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+# Title
+
+What does this chapter ask?
+
+```{code-cell} ipython3
+:tags: [remove-cell]
+
+BOOTSTRAP
+```
+"""
+
+PLOT = """
+```{code-cell} ipython3
+---
+mystnb:
+  figure: {name: fig-line, caption: A line.}
+  image: {alt: A rising line.}
+---
+import matplotlib.pyplot as plt
+from flatbook import claim, figure_data
+from tiny.rule import SLOPE
+
+plt.plot([0, 1], [0, SLOPE])
+figure_data("fig-line", x=[0, 1], y=[0, SLOPE])
+plt.show()
+```
+
+```{code-cell} ipython3
+claim("B.2-sharpness").check(0.0)
+```
+"""
+
+
+class Tiny:
+    """A book of its own in a temporary folder, with a library of one number."""
+
+    plot = PLOT
+
+    def __init__(self, root):
+        self.root = root
+
+    @property
+    def book(self):
+        return Book(self.root)
+
+    def write(self, path, text):
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(textwrap.dedent(text), "utf-8")
+        return file
+
+    def chapter(self, name, *cells, header=HEADER):
+        body = "".join(
+            cell if cell.startswith("\n```") else f"\n```{{code-cell}} ipython3\n{cell}\n```\n"
+            for cell in cells
+        )
+        self.write(f"book/{name}.md", header.replace("BOOTSTRAP", self.book.bootstrap()) + body)
+        return next(chapter for chapter in self.book.chapters if chapter.name == name)
+
+    def track(self):
+        subprocess.run(["git", "add", "-A"], cwd=self.root, check=True)
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    tiny = Tiny(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))  # for the kernels
+    tiny.write("_config.yml", "repository: {url: https://github.com/a/b, branch: main}\n")
+    tiny.write("_toc.yml", "root: part/01-one.ipynb\n")
+    tiny.write("README.md", "# Tiny\n")
+    tiny.write("lib/tiny/__init__.py", "")
+    tiny.write("lib/tiny/rule.py", "SLOPE = 2\n")
+    tiny.write("lib/tiny/other.py", "")
+    claim = HERE.claims["B.2-sharpness"] | {"chapter": "part/01-one"}
+    tiny.write("book/claims.yml", f"B.2-sharpness: {claim}\n")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    return tiny

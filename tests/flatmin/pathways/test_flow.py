@@ -1,0 +1,89 @@
+"""The flow against its conserved quantity, an explicit solver, and gradient descent."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+
+from flatmin.pathways import gradient_flow, simulate_modes
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    depths=st.lists(st.integers(1, 20), min_size=2, max_size=4),
+    target=st.floats(0.2, 3.0),
+    seed=st.integers(0, 2**31),
+)
+def test_conserves_the_imbalance(depths, target, seed):
+    init = np.random.default_rng(seed).uniform(0.02, 0.2, len(depths))
+    flow = gradient_flow(depths, target, init, np.linspace(0, 50, 21))
+    drift = np.abs(flow.conserved - flow.conserved[0]).max(0)
+    assert np.all(drift <= 1e-8 * (1 + np.abs(flow.conserved[0])))
+    np.testing.assert_allclose(flow.strengths[0], init, rtol=1e-12)
+    assert np.all(np.diff(flow.loss) <= 1e-12)
+    np.testing.assert_allclose(flow.loss, (flow.strengths.sum(1) - target) ** 2 / 2, atol=1e-14)
+
+
+def test_the_conserved_quantity_in_its_three_forms():
+    # s = σ^{1/L}: 2 log s at depth 2, s itself at depth 1, −1/s at depth 3.
+    flow = gradient_flow([2, 1, 3], 1.0, [0.25, 0.5, 0.125], [0.0])
+    np.testing.assert_allclose(
+        flow.conserved[0], [0.5 - np.log(0.5), -2.0 - np.log(0.5)], rtol=1e-13
+    )
+
+
+def test_depth_one_relaxes_exponentially():
+    times = np.linspace(0, 3, 7)
+    flow = gradient_flow([1], 1.0, [0.2], times)
+    np.testing.assert_allclose(flow.strengths[:, 0], 1 - 0.8 * np.exp(-times), rtol=1e-9)
+
+
+def test_agrees_with_an_explicit_solver():
+    depth, start, times = np.array([3, 5, 7]), np.array([0.05, 0.04, 0.06]), np.linspace(0, 20, 11)
+    other = solve_ivp(
+        lambda _, s: -(s ** (depth - 1)) * ((s**depth).sum() - 1.2),
+        (0, 20),
+        start ** (1 / depth),
+        method="DOP853",
+        t_eval=times,
+        rtol=1e-12,
+        atol=1e-14,
+    )
+    flow = gradient_flow([3, 5, 7], 1.2, start, times)
+    np.testing.assert_allclose(flow.strengths, other.y.T**depth, atol=1e-9)
+
+
+@pytest.mark.parametrize("depths", [(20, 20), (3, 5, 7)])
+def test_gradient_descent_approaches_it_linearly_in_the_step(depths):
+    init = [0.05, 0.04, 0.03][: len(depths)]
+    flow = gradient_flow(depths, 1.0, init, [0.0, 20.0])
+    errors = []
+    for step_size in (4e-3, 2e-3):
+        steps = round(20 / step_size)
+        end = simulate_modes(depths, 1.0, step_size, init, steps, steps).strengths[-1]
+        errors.append(np.abs(end.numpy() - flow.strengths[-1]).max())
+    assert errors[0] < 5e-3
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depths": [0, 3]}, "depths must be at least 1"),
+        ({"depths": []}, "at least one pathway"),
+        ({"target": 0.0}, "target must be finite and positive"),
+        ({"target": float("nan")}, "target must be finite and positive"),
+        ({"target": [1.0, 2.0]}, "one mode"),
+        ({"init": [0.1, 0.0]}, "init must be finite and positive"),
+        ({"init": [0.1, 0.1, 0.1]}, "one mode"),
+        ({"times": [1.0, 0.5]}, "times must be"),
+        ({"times": [-1.0, 0.5]}, "times must be"),
+        ({"times": []}, "times must be"),
+        ({"times": [0.0, float("nan")]}, "times must be"),
+    ],
+)
+def test_refuses_bad_input(change, message):
+    good = {"depths": [3, 3], "target": 1.0, "init": [0.2, 0.1], "times": [0.0, 1.0]}
+    with pytest.raises(ValueError, match=message):
+        gradient_flow(**(good | change))

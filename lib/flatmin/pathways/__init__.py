@@ -1,0 +1,23 @@
+"""Gradient descent in deep linear networks with several pathways (Kim & Lee 2026).
+
+- :class:`MultiPathway` and :func:`train`: the matrix network and gradient descent on it
+- :func:`simulate_modes`: the same dynamics on single modes, for many runs at once
+- :func:`gradient_flow`: the limit of small steps
+- :mod:`flatmin.pathways.theory`: what the theory says in closed form
+"""
+
+from flatmin.pathways import theory
+from flatmin.pathways.flow import FlowHistory, gradient_flow
+from flatmin.pathways.modes import ModeHistory, simulate_modes
+from flatmin.pathways.network import MultiPathway, TrainingHistory, train
+
+__all__ = [
+    "FlowHistory",
+    "ModeHistory",
+    "MultiPathway",
+    "TrainingHistory",
+    "gradient_flow",
+    "simulate_modes",
+    "theory",
+    "train",
+]

@@ -1,0 +1,160 @@
+"""The rendered site in a real browser: no error, no other server, legible on a phone."""
+
+import functools
+import http.server
+import shutil
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from playwright.sync_api import sync_playwright
+
+from _tools.chapters import HERE
+
+pytestmark = pytest.mark.browser
+
+SITE = HERE.built / "html"
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+QUIET += ["--disable-component-update", "--no-first-run"]
+PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+def listed_pages():
+    toc = yaml.safe_load((HERE.root / "_toc.yml").read_text())
+
+    def files(node):
+        if isinstance(node, dict):
+            yield from [node["file"]] if "file" in node else []
+            node = list(node.values())
+        if isinstance(node, list):
+            for child in node:
+                yield from files(child)
+
+    names = [toc["root"], *files(toc)]
+    return [f"{name.rpartition('.')[0]}.html" for name in names]
+
+
+@pytest.fixture(scope="module")
+def address():
+    if not (SITE / "index.html").exists():
+        pytest.skip("the site is not rendered: run make html")
+
+    class Silent(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Silent, directory=str(SITE))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if BROWSER is None:
+        pytest.skip("no Chromium found: install chromium to test the site in a browser")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(browser):
+    with browser.new_context(viewport=DESK) as context:
+        yield context.new_page()
+
+
+def typeset(page):
+    page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise")
+    page.evaluate("window.MathJax && MathJax.startup && MathJax.startup.promise")
+
+
+@pytest.mark.parametrize("name", listed_pages())
+def test_a_page_is_whole(tab, address, name):
+    wrong = []
+    tab.on("console", lambda line: line.type == "error" and wrong.append(line.text))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    tab.on(
+        "request",
+        lambda request: (
+            request.url.startswith((address, "data:", "blob:"))
+            or wrong.append(f"asks another server: {request.url}")
+        ),
+    )
+    tab.goto(address + name, wait_until="load")
+    typeset(tab)
+    assert wrong == []
+
+    formulas = tab.locator(".math").count()
+    assert tab.locator(".math mjx-container").count() >= formulas
+    assert tab.locator("mjx-merror, [data-mjx-error]").count() == 0
+    assert tab.eval_on_selector_all("img:not([alt]), img[alt='']", "all => all.length") == 0
+    assert tab.locator("main h1").count() == 1
+
+    tab.set_viewport_size(PHONE)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    wide = tab.eval_on_selector_all(
+        "main p, main li, main h1, main h2, main figure, main td",
+        "all => all.filter(e => e.getBoundingClientRect().right > 391"
+        " && !e.closest('pre, .output, .cell_output')).map(e => e.outerHTML.slice(0, 120))",
+    )
+    assert wide == []
+
+
+def test_every_internal_link_resolves(address):
+    pages, broken = {}, []
+
+    def parsed(path):
+        if path not in pages:
+            pages[path] = BeautifulSoup(path.read_bytes(), "html.parser")
+        return pages[path]
+
+    for page in map(SITE.joinpath, listed_pages()):
+        for link in parsed(page).select("main a[href], nav a[href]"):
+            url, fragment = urldefrag(urljoin(page.as_uri(), link["href"]))
+            if urlsplit(url).scheme != "file":
+                continue
+            target = Path(unquote(urlsplit(url).path))
+            if not target.exists():
+                broken.append(f"{page.name}: {link['href']}")
+            elif fragment and target.suffix == ".html" and not parsed(target).find(id=fragment):
+                broken.append(f"{page.name}: {link['href']} (no such anchor)")
+    assert broken == []
+
+
+def test_dark_is_dark_and_search_finds(tab, address):
+    tab.emulate_media(color_scheme="dark")
+    tab.goto(f"{address}intro.html")
+    assert tab.get_attribute("html", "data-theme") == "dark"
+    red, green, blue = map(
+        int,
+        tab.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3)"),
+    )
+    assert red + green + blue < 200
+    tab.goto(f"{address}search.html?q=pathways")
+    tab.wait_for_selector("#search-results li")
+
+
+@pytest.mark.parametrize("chapter", HERE.chapters, ids=lambda chapter: chapter.name)
+def test_a_chapter_offers_colab_binder_its_notebook_and_its_data(tab, address, chapter):
+    tab.goto(f"{address}{chapter.name}.html")
+    links = tab.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
+    repository, branch = (HERE.config["repository"][key] for key in ("url", "branch"))
+    path = chapter.twin.relative_to(HERE.root).as_posix()
+    owner = repository.removeprefix("https://github.com/")
+    colab = f"https://colab.research.google.com/github/{owner}/blob/{branch}/{path}"
+    assert colab in links
+    assert any(link.startswith("https://mybinder.org/v2/gh/") for link in links)
+    assert any(link.endswith(chapter.twin.name) and "_sources" in link for link in links)
+    for name in chapter.executed().metadata["stamp"]["figures"]:
+        (link,) = {link for link in links if link.endswith(f"{name}.csv")}
+        assert tab.request.get(link).text() == (chapter.data / f"{name}.csv").read_text()

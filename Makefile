@@ -46,7 +46,7 @@ figures: $(READY) ## Write every figure and its data into _build/figures
 bootstrap: $(READY) ## Renew the first cell of every chapter from _config.yml
 	@$(TOOLS).bootstrap
 
-test: lint check unit nbval ## Lint, types, checks, tests, and every notebook's outputs
+test: lint check html unit nbval ## Lint, types, checks, tests, and every notebook's outputs
 
 lint: $(READY)
 	@$(VENV)/bin/ruff format --check .

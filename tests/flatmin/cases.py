@@ -109,7 +109,7 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> Case:
         model = maker(CLASSES).to(dtype)
 
         def draw(s: tuple[int, ...]) -> Tensor:
-            return torch.randn(EXAMPLES, *s, dtype=dtype)
+            return torch.randn(EXAMPLES, *s).to(dtype)
 
         if isinstance(shape, dict):
             inputs: Any = {key: draw(s) for key, s in shape.items()}
@@ -163,3 +163,22 @@ def fisher(model: nn.Module, inputs: Any) -> Tensor:
     jac, p = jacobian(model, inputs), call(model, inputs).detach().softmax(1)
     middle = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     return torch.einsum("nca,ncd,ndb->ab", jac, middle, jac) / len(p)
+
+
+class Counted(nn.Module):
+    """A model that counts the passes through it."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.forwards = self.backwards = 0
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        self.forwards += 1
+        outputs = self.model(*args, **kwargs)
+        if outputs.requires_grad:
+            outputs.grad_fn.register_hook(self._count)
+        return outputs
+
+    def _count(self, *_: Any) -> None:
+        self.backwards += 1

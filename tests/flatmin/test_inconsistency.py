@@ -1,0 +1,506 @@
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from cases import NAMES, Counted, build, call, fisher, flat, jacobian, outputs_at, trainable
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from flatmin import inconsistency
+from flatmin._climb import DIVERGENCES, ascent
+from flatmin.inconsistency import (
+    InconsistencyPenalty,
+    local_inconsistency,
+    worst_case_perturbation,
+)
+
+
+def seeded(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(model: nn.Module, sigma: float = 1.0) -> Tensor:
+    m = flat(trainable(model).values()).numel()
+    return sigma / math.sqrt(m) * torch.randn(m, generator=seeded(), dtype=torch.float64)
+
+
+def kl(z: Tensor, z_moved: Tensor) -> Tensor:
+    p = torch.distributions.Categorical(logits=z)
+    return torch.distributions.kl_divergence(
+        p, torch.distributions.Categorical(logits=z_moved)
+    ).mean()
+
+
+def value_at(case, model: nn.Module, delta: Tensor, distance=kl) -> Tensor:
+    theta = flat(trainable(model).values())
+    return distance(
+        call(model, case.inputs).detach(), outputs_at(model, case.inputs, theta + delta)
+    )
+
+
+def algorithm_1(case, rho: float, steps: int, sigma: float) -> list[Tensor]:
+    """δ₀ … δ_K by autograd on the written-out objective."""
+    deltas = [draw(case.model, sigma)]
+    for _ in range(steps):
+        delta = deltas[-1].clone().requires_grad_()
+        (g,) = torch.autograd.grad(value_at(case, case.model, delta), delta)
+        deltas.append(rho * g / g.norm())
+    return deltas
+
+
+def evaluated(name: str, dtype: torch.dtype = torch.float64):
+    case = build(name, dtype)
+    case.model.eval()
+    return case
+
+
+# Against brute force
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_first_step_is_the_written_out_fisher_product(name):
+    case = evaluated(name)
+    expected = fisher(case.model, case.inputs) @ draw(case.model)
+    delta = worst_case_perturbation(case.model, case.inputs, rho=0.3, steps=1, generator=seeded())
+    torch.testing.assert_close(delta, 0.3 * expected / expected.norm(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_finite_noise_is_algorithm_1(name):
+    case = evaluated(name)
+    deltas = algorithm_1(case, rho=0.3, steps=3, sigma=0.2)
+    found = local_inconsistency(
+        case.model, case.inputs, rho=0.3, steps=3, sigma=0.2, generator=seeded()
+    )
+    torch.testing.assert_close(found.delta, deltas[-1], rtol=1e-7, atol=1e-10)
+    values = torch.stack([value_at(case, case.model, d) for d in deltas[1:]]).detach()
+    torch.testing.assert_close(found.history, values[None], rtol=1e-9, atol=0)
+    assert found.value == found.history[0, -1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_many_steps_find_the_top_eigenvector_of_the_fisher_matrix(name):
+    case, rho = evaluated(name), 1e-3
+    values, vectors = torch.linalg.eigh(fisher(case.model, case.inputs))
+    found = local_inconsistency(case.model, case.inputs, rho=rho, steps=150)
+    assert found.converged
+    assert found.value == pytest.approx(0.5 * rho**2 * float(values[-1]), rel=0.01)
+    assert abs(float(vectors[:, -1] @ found.delta)) == pytest.approx(rho, rel=0.01)
+
+
+def test_gaussian_divergence_is_half_the_squared_distance():
+    case, rho = evaluated("mlp"), 1e-3
+    jac = jacobian(case.model, case.inputs)
+    top = torch.linalg.eigvalsh(torch.einsum("nca,ncb->ab", jac, jac) / len(jac))[-1]
+    found = local_inconsistency(case.model, case.inputs, rho=rho, steps=60, divergence="gaussian")
+    assert found.value == pytest.approx(0.5 * rho**2 * float(top), rel=0.01)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_slope_and_curvature_are_the_derivatives_of_the_divergence(name):
+    d = DIVERGENCES[name]
+    f, moved, u = torch.randn(3, 4, 5, generator=seeded(), dtype=torch.float64)
+    slope = torch.func.grad(lambda g: d.total(f, g))
+    torch.testing.assert_close(d.slope(f, moved), slope(moved))
+    torch.testing.assert_close(d.curvature(f, u), torch.func.jvp(slope, (f,), (u,))[1])
+
+
+def test_outputs_at_moves_the_outputs_and_not_the_model():
+    case = evaluated("frozen")
+    before, delta = copy.deepcopy(case.model.state_dict()), draw(case.model)
+    moved = inconsistency.outputs_at(case.model, case.inputs, delta)
+    theta = flat(trainable(case.model).values())
+    torch.testing.assert_close(moved, outputs_at(case.model, case.inputs, theta + delta))
+    torch.testing.assert_close(case.model.state_dict(), before, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="delta must be"):
+        inconsistency.outputs_at(case.model, case.inputs, delta[1:])
+
+
+# Properties
+
+RADII = st.floats(1e-3, 0.1)
+SEEDS = st.integers(0, 2**31)
+
+
+class Logits(nn.Module):
+    """A small network of given weights, each row of logits shifted by a constant of its own."""
+
+    def __init__(self, seed: int, shift: float = 0.0):
+        super().__init__()
+        self.shift = shift
+        weights = 1.5 * torch.randn(4, 9, generator=seeded(seed), dtype=torch.float64)
+        self.inner, self.outer = nn.Parameter(weights[:, :5]), nn.Parameter(weights[:3].T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.arange(len(x), dtype=x.dtype)[:, None]
+        return torch.tanh(x @ self.inner) @ self.outer[:5] + self.shift * rows
+
+
+def examples(seed: int) -> Tensor:
+    return torch.randn(6, 4, generator=seeded(seed), dtype=torch.float64)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, RADII)
+def test_is_positive_and_grows_with_the_radius(seed, rho):
+    small, large = (
+        local_inconsistency(Logits(seed), examples(seed + 1), rho=r, steps=30).value
+        for r in (rho, 1.5 * rho)
+    )
+    assert 0 <= small < large
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, RADII, st.floats(-30, 30))
+def test_ignores_a_shift_of_the_logits_and_the_order_of_the_examples(seed, rho, shift):
+    x = examples(seed + 1)
+    plain = local_inconsistency(Logits(seed), x, rho=rho)
+    shifted = local_inconsistency(Logits(seed, shift), x, rho=rho)
+    permuted = local_inconsistency(Logits(seed), x.flip(0), rho=rho)
+    assert shifted.value == pytest.approx(plain.value, rel=1e-6)
+    assert permuted.value == pytest.approx(plain.value, rel=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, st.floats(1e-4, 1e-3), st.integers(1, 4))
+def test_is_bounded_by_half_rho_squared_lambda_max(seed, rho, steps):
+    model, x = Logits(seed), examples(seed + 1)
+    top = float(torch.linalg.eigvalsh(fisher(model, x))[-1])
+    value = local_inconsistency(model, x, rho=rho, steps=steps).value
+    assert 0 <= value <= 0.5 * rho**2 * top * (1 + 30 * rho)
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS)
+def test_more_restarts_never_find_less(seed):
+    found = local_inconsistency(
+        Logits(seed), examples(seed), rho=0.1, steps=1, restarts=5, generator=seeded(seed)
+    )
+    assert found.history.shape == (5, 1)
+    assert found.value == found.history.max()
+    assert not found.converged
+    assert float(found.delta.norm()) == pytest.approx(0.1)
+
+
+# Inputs
+
+
+@pytest.mark.parametrize("sigma", [None, 0.5])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_stream_of_unequal_batches_counts_every_example_alike(sigma, labelled):
+    case = evaluated("conv")
+    whole = local_inconsistency(case.model, case.inputs, rho=0.2, sigma=sigma)
+    tensors = (case.inputs, case.targets) if labelled else (case.inputs,)
+    loader = DataLoader(TensorDataset(*tensors), batch_size=3)  # 3, 3, 2
+    streamed = local_inconsistency(case.model, loader, rho=0.2, sigma=sigma)
+    torch.testing.assert_close(streamed.delta, whole.delta, rtol=1e-9, atol=1e-12)
+    assert streamed.value == pytest.approx(whole.value, rel=1e-9)
+
+
+def test_batches_of_a_stream_may_be_tuples_and_dicts():
+    case = evaluated("shared-tuple")
+    whole = local_inconsistency(case.model, case.inputs, rho=0.2).value
+    halves = [tuple(t[:4] for t in case.inputs), tuple(t[4:] for t in case.inputs)]
+    named = [dict(zip("xy", half, strict=True)) for half in halves]
+    for stream in (halves, named):
+        assert local_inconsistency(case.model, stream, rho=0.2).value == pytest.approx(whole)
+
+
+def test_outputs_may_be_held_as_logits():
+    case = evaluated("mlp")
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = case.model
+
+        def forward(self, x: Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=self.inner(x), loss=None)
+
+    plain = local_inconsistency(case.model, case.inputs, rho=0.1).value
+    assert local_inconsistency(Wrapped(), {"x": case.inputs}, rho=0.1).value == plain
+
+
+def test_a_compiled_model_takes_the_noise_form():
+    case = evaluated("mlp")
+    compiled = torch.compile(case.model, backend="aot_eager")
+    plain, fast = (
+        local_inconsistency(m, case.inputs, rho=0.1, sigma=0.1).value
+        for m in (case.model, compiled)
+    )
+    assert fast == pytest.approx(plain, rel=1e-9)
+
+
+# What stays as it was
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["conv", "dropout"])
+def test_measuring_leaves_no_trace(name, training):
+    case = build(name)
+    case.model[0].eval()  # flags of single layers are kept too
+    nn.functional.cross_entropy(case(), case.targets).backward()
+    flags = [m.training for m in case.model.modules()]
+    state = copy.deepcopy(case.model.state_dict())
+    grads = [p.grad for p in case.model.parameters()]
+    copies = [g.clone() for g in grads]
+    random = torch.get_rng_state()
+
+    loader = DataLoader(case.inputs, batch_size=4, shuffle=True, generator=seeded())
+    for inputs in (case.inputs, loader):
+        local_inconsistency(case.model, inputs, rho=0.1, training=training)
+        with torch.no_grad():
+            worst_case_perturbation(case.model, inputs, rho=0.1, sigma=0.1, training=training)
+
+    assert [m.training for m in case.model.modules()] == flags
+    torch.testing.assert_close(case.model.state_dict(), state, rtol=0, atol=0)
+    assert all(p.grad is g for p, g in zip(case.model.parameters(), grads, strict=True))
+    torch.testing.assert_close(grads, copies, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_mode_is_restored_after_an_error():
+    case = build("mlp")
+    with pytest.raises(RuntimeError):
+        local_inconsistency(case.model, case.inputs[:, :2], rho=0.1)
+    assert case.model.training
+
+
+@pytest.mark.parametrize("sigma", [None, 1e-3])
+def test_dropout_uses_one_mask_for_both_sides(sigma):
+    case = build("dropout")
+    small = local_inconsistency(case.model, case.inputs, rho=1e-4, sigma=sigma, training=True).value
+    assert 0 < small < 1e-7  # of order ρ²; two masks would leave a KL of order 0.1
+
+
+def test_training_mode_measures_with_batch_statistics():
+    case = build("conv")
+    case.model.train()
+    expected = fisher(case.model, case.inputs) @ draw(case.model)
+    delta = worst_case_perturbation(
+        case.model, case.inputs, rho=1, steps=1, training=True, generator=seeded()
+    )
+    torch.testing.assert_close(delta, expected / expected.norm(), rtol=1e-8, atol=1e-10)
+
+
+# Precision
+
+
+def test_exact_form_holds_its_direction_in_bfloat16_where_small_noise_does_not():
+    case, halved = evaluated("mlp", torch.float32), evaluated("mlp", torch.bfloat16)
+
+    def cosine(sigma: float | None) -> float:
+        exact, rough = (
+            worst_case_perturbation(c.model, c.inputs, rho=1, steps=1, sigma=s, generator=seeded())
+            for c, s in ((case, None), (halved, sigma))
+        )
+        assert rough.dtype == torch.float32
+        return float(exact @ rough)
+
+    assert cosine(None) > 0.99
+    assert cosine(1e-3) < 0.9
+
+
+def test_measuring_switches_autocast_off():
+    case = evaluated("mlp", torch.float32)
+    plain = local_inconsistency(case.model, case.inputs, rho=0.1).value
+    with torch.autocast("cpu", torch.bfloat16):
+        assert local_inconsistency(case.model, case.inputs, rho=0.1).value == plain
+
+
+def test_the_climb_does_not_underflow_in_half_precision():
+    w = torch.zeros(3, dtype=torch.float16, requires_grad=True)
+    outputs = 1e-4 * w.expand(2, 3)
+    reference = torch.tensor([[1e-3, 0.0, 0.0]], dtype=torch.float64).expand(2, 3)
+    (g,) = ascent(DIVERGENCES["gaussian"], reference, outputs, [w])
+    assert g.dtype == torch.float32
+    assert torch.equal(g.sign(), torch.tensor([-1.0, 0.0, 0.0]))
+
+
+def test_a_tiny_divergence_does_not_cancel_in_float32():
+    case, single = evaluated("mlp"), evaluated("mlp", torch.float32)
+    a, b = (
+        local_inconsistency(c.model, c.inputs, rho=1e-3, steps=60).value for c in (case, single)
+    )
+    assert a < 1e-6
+    assert b == pytest.approx(a, rel=0.02)
+
+
+# The penalty
+
+
+def penalty_by_hand(case, delta: Tensor, beta: float, both_sides: bool = True) -> Tensor:
+    """The gradient of β KL( f(θ) ‖ f(θ + δ) ) with δ fixed."""
+
+    def objective(theta: Tensor) -> Tensor:
+        z = outputs_at(case.model, case.inputs, theta)
+        z = z if both_sides else z.detach()
+        return beta * kl(z, outputs_at(case.model, case.inputs, theta + delta))
+
+    return torch.func.grad(objective)(flat(trainable(case.model).values()))
+
+
+def gradient(case, loss: Tensor) -> Tensor:
+    return flat(torch.autograd.grad(loss, [*trainable(case.model).values()]))
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "dropout"])
+def test_penalty_and_its_gradient_through_both_sides(name, steps, reuse):
+    case, beta, sigma = build(name), 2.0, 0.2
+    delta = algorithm_1(case, 0.3, steps, sigma)[-1]
+    penalty = InconsistencyPenalty(
+        case.model, rho=0.3, beta=beta, steps=steps, sigma=sigma, generator=seeded()
+    )
+    value = penalty(case.inputs, case() if reuse else None)
+    expected = beta * value_at(case, case.model, delta)
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
+    found = gradient(case, value)
+    torch.testing.assert_close(found, penalty_by_hand(case, delta, beta), rtol=1e-6, atol=1e-9)
+    one_side = penalty_by_hand(case, delta, beta, both_sides=False)
+    assert torch.cosine_similarity(found, one_side, dim=0) < 0.99
+
+
+def test_penalty_of_regression_outputs():
+    case = build("mlp")
+    penalty = InconsistencyPenalty(case.model, rho=0.1, divergence="gaussian")
+    delta = worst_case_perturbation(
+        case.model, case.inputs, rho=0.1, steps=1, sigma=penalty.sigma, divergence="gaussian"
+    )
+    moved = inconsistency.outputs_at(case.model, case.inputs, delta)
+    expected = 0.5 * (moved - case()).square().sum(1).mean()
+    torch.testing.assert_close(penalty(case.inputs), expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_penalty_takes_k_plus_2_passes_each_way(steps):
+    case = build("conv")
+    model = Counted(case.model)
+    logits = model(case.inputs)
+    penalty = InconsistencyPenalty(model, rho=0.1, steps=steps)
+    loss = nn.functional.cross_entropy(logits, case.targets) + penalty(case.inputs, logits)
+    loss.backward()
+    assert (model.forwards, model.backwards) == (steps + 2, steps + 2)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_penalty_moves_batch_statistics_once_and_touches_no_grad(reuse):
+    case, twin = build("conv"), build("conv")
+    twin()
+    InconsistencyPenalty(case.model, rho=0.1, steps=2)(case.inputs, case() if reuse else None)
+    torch.testing.assert_close(case.model.state_dict(), twin.model.state_dict(), rtol=0, atol=0)
+    assert all(p.grad is None for p in case.model.parameters())
+
+
+def test_penalty_draws_one_mask_from_the_global_state():
+    case = build("dropout")
+    penalty = InconsistencyPenalty(case.model, rho=1e-4)
+    start = torch.get_rng_state()
+    case()
+    after_one_pass = torch.get_rng_state()
+    torch.set_rng_state(start)
+    assert 0 < penalty(case.inputs) < 1e-7
+    assert torch.equal(torch.get_rng_state(), after_one_pass)
+
+
+def test_penalty_with_given_logits_consumes_no_randomness():
+    case = build("dropout")
+    logits = case()
+    before = torch.get_rng_state()
+    InconsistencyPenalty(case.model, rho=0.1)(case.inputs, logits)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_rho_and_beta_may_change_between_steps():
+    case = build("mlp")
+
+    def value(scale: float) -> Tensor:
+        penalty = InconsistencyPenalty(case.model, rho=0.1, beta=1.0)
+        penalty.rho *= scale
+        penalty.beta *= scale
+        return penalty(case.inputs)
+
+    assert 4 < float(value(2) / value(1)) < 12  # β ρ², doubled each
+
+
+# Errors and edges
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rho": 0}, "rho must be positive and finite, got 0"),
+        ({"rho": math.nan}, "rho must be"),
+        ({"rho": math.inf}, "rho must be"),
+        ({"steps": 0}, "steps must be an integer >= 1, got 0"),
+        ({"steps": 1.5}, "steps must be"),
+        ({"sigma": 0}, "sigma must be positive and finite, got 0"),
+        ({"divergence": "kl"}, "divergence must be one of .*got 'kl'"),
+        ({"restarts": 0}, "restarts must be an integer >= 1, got 0"),
+        ({"beta": -1}, "beta must be non-negative and finite, got -1"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    case = build("mlp")
+    arguments = {"rho": 0.1, **arguments}
+    functions = [
+        lambda: InconsistencyPenalty(case.model, **arguments),
+        lambda: local_inconsistency(case.model, case.inputs, **arguments),
+        lambda: worst_case_perturbation(case.model, case.inputs, **arguments),
+    ]
+    if "beta" in arguments:
+        functions = functions[:1]
+    elif "restarts" in arguments:
+        functions = functions[1:2]
+    for function in functions:
+        with pytest.raises(ValueError, match=message):
+            function()
+
+
+def test_inputs_and_outputs_are_checked():
+    case = build("mlp")
+    model, x = case.model, case.inputs
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        local_inconsistency(nn.ReLU(), x, rho=0.1)
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        InconsistencyPenalty(nn.ReLU(), rho=0.1)
+    with pytest.raises(ValueError, match="must not be empty"):
+        local_inconsistency(model, x[:0], rho=0.1)
+    with pytest.raises(ValueError, match="at least one batch"):
+        local_inconsistency(model, [], rho=0.1)
+    with pytest.raises(ValueError, match="read only once"):
+        local_inconsistency(model, iter([x]), rho=0.1)
+    with pytest.raises(ValueError, match=r"logits must be \(n, C\).*\(2, 4, 3\)"):
+        local_inconsistency(model, x.view(2, 4, 5), rho=0.1)
+    with pytest.raises(ValueError, match="must not be empty"):
+        InconsistencyPenalty(model, rho=0.1)(x[:0])
+    with pytest.raises(TypeError, match="must return a tensor, got tuple"):
+        local_inconsistency(nn.RNN(5, 2).double(), x[None], rho=0.1)
+
+
+@pytest.mark.parametrize("sigma", [None, 0.1])
+def test_outputs_that_are_not_finite_give_nan_and_no_perturbation(sigma):
+    case = build("mlp")
+    case.inputs[0, 0] = math.nan
+    found = local_inconsistency(case.model, case.inputs, rho=0.1, sigma=sigma)
+    assert math.isnan(found.value)
+    assert not found.converged
+    assert not found.delta.any()
+
+
+@pytest.mark.parametrize("sigma", [None, 0.1])
+def test_outputs_that_do_not_move_give_zero(sigma):
+    model = nn.Linear(3, 2, bias=False)
+    x = torch.zeros(4, 3)
+    found = local_inconsistency(model, x, rho=0.1, sigma=sigma)
+    assert found.value == 0
+    assert not found.delta.any()
+    penalty = InconsistencyPenalty(model, rho=0.1)(x)
+    penalty.backward()
+    assert penalty == 0
+    assert not model.weight.grad.any()

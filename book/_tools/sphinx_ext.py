@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -122,40 +123,41 @@ class Scoreboard(SphinxDirective):
         """Build the table."""
         board = rows(_book(self.env.app))
         if "short" in self.options:
-            total = [(verdict, str(number)) for verdict, number in count(board).items()]
-            return [self._table(["verdict", "claims"], [self._texts(*line) for line in total])]
-        head = ["id", "claim", "the paper's value", "ours", "tier", "verdict", "source"]
-        return [self._table(head, [self._line(row) for row in board])]
+            lines = [
+                [[_said(verdict, "verdict", verdict.replace(" ", "-"))], [_said(str(number))]]
+                for verdict, number in count(board).items()
+            ]
+            return [self._table(["verdict", "claims"], lines)]
+        return [self._table(["id", "claim", "measured", "verdict"], map(self._line, board))]
 
-    @staticmethod
-    def _texts(*words: str) -> list[nodes.Node]:
-        return [nodes.paragraph("", word) for word in words]
-
-    def _line(self, row: Row) -> list[nodes.Node]:
+    def _line(self, row: Row) -> list[list[nodes.Node]]:
         entry = row.entry
-        label = (
-            _link(row.chapter, row.id, self.env.docname)
-            if row.chapter
-            else nodes.inline("", row.id)
-        )
-        place = f"{SOURCES[entry['source']['paper']]}, {entry['source']['where']}"
-        tier = "–" if row.verdict == PLANNED else entry["tier"]
-        verdict = nodes.paragraph(
-            "", row.verdict, classes=["verdict", row.verdict.replace(" ", "-")]
-        )
-        before = self._texts(entry["statement"], str(entry.get("paper", "–")), row.ours, tier)
-        cells = [*before, verdict, *self._texts(place)]
-        return [nodes.paragraph("", "", label), *cells]
+        page = row.chapter
+        name = _link(page, row.id, self.env.docname) if page else nodes.Text(row.id)
+        source = f"{SOURCES[entry['source']['paper']]}, {entry['source']['where']}"
+        sign = row.verdict.replace(" ", "-")
+        paper = [_said(f"The paper: {entry['paper']}", "aside")] if "paper" in entry else []
+        tier = [] if row.verdict == PLANNED else [_said(f"tier {entry['tier']}", "aside")]
+        return [
+            [nodes.paragraph("", "", name)],
+            [_said(entry["statement"]), _said(source, "aside")],
+            [_said(row.ours), *paper],
+            [_said(row.verdict, "verdict", sign), *tier],
+        ]
 
     @staticmethod
-    def _table(head: list[str], body: list[list[nodes.Node]]) -> nodes.table:
-        def line(cells: list[nodes.Node]) -> nodes.row:
-            return nodes.row("", *(nodes.entry("", cell) for cell in cells))
+    def _table(head: list[str], lines: Iterable[list[list[nodes.Node]]]) -> nodes.table:
+        def row(cells: list[list[nodes.Node]]) -> nodes.row:
+            return nodes.row("", *(nodes.entry("", *cell) for cell in cells))
 
         group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
-        group += nodes.thead("", line(Scoreboard._texts(*head)))
-        group += nodes.tbody("", *(line(cells) for cells in body))
+        group += nodes.thead("", row([[_said(word)] for word in head]))
+        group += nodes.tbody("", *map(row, lines))
         return nodes.table("", group, classes=["scoreboard"])
+
+
+def _said(text: str, *classes: str) -> nodes.Node:
+    return nodes.paragraph("", text, classes=list(classes))
 
 
 def _mathjax() -> Path:

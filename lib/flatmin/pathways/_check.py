@@ -25,16 +25,18 @@ def valid_depths(depths: Any, least: int = 1, name: str = "depths") -> NDArray[n
 def positive(name: str, value: Any) -> Floats:
     """``value`` in float64, every entry finite and above zero."""
     array = np.asarray(value, dtype=np.float64)
-    if not np.all((array > 0) & np.isfinite(array)):
-        raise ValueError(f"{name} must be finite and positive, got {value}")
+    good = (array > 0) & np.isfinite(array)
+    if not good.all():
+        raise ValueError(f"{name} must be finite and positive, got {array[~good][0]}")
     return array
 
 
 def non_negative(name: str, value: Any) -> Floats:
     """``value`` in float64, every entry finite and not below zero."""
     array = np.asarray(value, dtype=np.float64)
-    if not np.all((array >= 0) & np.isfinite(array)):
-        raise ValueError(f"{name} must be finite and not negative, got {value}")
+    good = (array >= 0) & np.isfinite(array)
+    if not good.all():
+        raise ValueError(f"{name} must be finite and not negative, got {array[~good][0]}")
     return array
 
 

@@ -4,6 +4,7 @@ import textwrap
 import pytest
 
 from _tools.chapters import HERE, Book
+from _tools.execute import execute
 
 HEADER = """\
 ---
@@ -75,6 +76,9 @@ class Tiny:
         )
         self.write(f"book/{name}.md", header.replace("BOOTSTRAP", self.book.bootstrap()) + body)
         return next(chapter for chapter in self.book.chapters if chapter.name == name)
+
+    def execute(self, *names, tier="ci", everything=False, jobs=2):
+        return execute(self.book, list(names), tier=tier, everything=everything, jobs=jobs)
 
     def track(self):
         subprocess.run(["git", "add", "-A"], cwd=self.root, check=True)

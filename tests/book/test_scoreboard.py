@@ -1,4 +1,3 @@
-from _tools.execute import execute
 from _tools.scoreboard import count, rows
 
 
@@ -9,7 +8,7 @@ def test_a_verdict_joins_its_claim(tiny):
     before, planned = rows(tiny.book)
     assert (before.verdict, before.ours) == ("not attempted", "its chapter was not executed")
     assert (planned.verdict, planned.ours) == ("not attempted", "no GPU")
-    execute(tiny.book, [], tier="ci", everything=False, jobs=1)
+    tiny.execute()
     row, _ = board = rows(tiny.book)
     assert (row.chapter, row.verdict, row.value) == ("part/01-one", "reproduced", 0.0)
     assert row.ours.startswith("0 (must be below")

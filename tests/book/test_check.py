@@ -1,0 +1,68 @@
+import json
+
+from _tools.check import problems
+
+
+def test_what_check_finds_after_each_kind_of_damage(tiny):
+    chapter = tiny.chapter("part/01-one", tiny.plot)
+    assert any("never executed; run make execute" in problem for problem in problems(tiny.book))
+    assert tiny.execute() == 0
+    assert problems(tiny.book) == [
+        "book/part/01-one.ipynb: Colab's button would open nothing, git does not track it; "
+        "git add it"
+    ]
+    tiny.track()
+    assert problems(tiny.book) == []
+
+    def found(path, old, new):
+        file = tiny.root / path
+        good = file.read_text("utf-8")
+        assert old in good
+        file.write_text(good.replace(old, new), "utf-8")
+        said = problems(tiny.book)
+        file.write_text(good, "utf-8")
+        assert problems(tiny.book) == []
+        return "\n".join(said)
+
+    md, twin = "book/part/01-one.md", "book/part/01-one.ipynb"
+    colab = "https://colab.research.google.com/github/a/b/blob/main/book/part/"
+    assert "tiny.rule changed; run make execute" in found("lib/tiny/rule.py", "2", "2.5")
+    assert "its code changed; run make execute" in found(md, "[0, SLOPE])", "[1, SLOPE])")
+    assert "out of step; run make execute" in found(md, "What does", "What would")
+    assert "run make bootstrap" in found("_config.yml", "a/b", "a/c")
+    assert "run make bootstrap" in found(md, "# On Colab", "# At Colab")
+    assert "changed by hand; run make execute --all" in found(twin, "B.2-sharpness: rep", "x rep")
+    assert "was not executed; run make execute" in found(
+        twin, '"execution_count": 2', '"execution_count": null'
+    )
+    assert "has no alt text" in found(twin, '"alt": "A rising line."', '"alt": ""')
+    assert "keeps no data" in found(twin, '"figures": [\n    "fig-line"\n   ]', '"figures": []')
+    assert "points to no tracked file" in found("README.md", "# Tiny", f"{colab}02-two.ipynb")
+    assert "to no tracked" not in "\n".join(problems(tiny.book))
+    assert "02-two.ipynb does not exist" in found("_toc.yml", "01-one", "02-two")
+    data = chapter.data / "fig-line.csv"
+    data.rename(data.with_suffix(".gone"))
+    assert "the data of fig-line are missing" in "\n".join(problems(tiny.book))
+    data.with_suffix(".gone").rename(data)
+
+    claims = "book/claims.yml"
+    tightened = found(claims, "'tolerance': {", "'tolerance': {'below': -1.0}, 'was': {")
+    assert "the stored verdict is 'reproduced', but 0 under {'below': -1.0}" in tightened
+    assert "its claims changed in book/claims.yml; run make execute" in tightened
+    assert "yet it is planned" in found(claims, "'tier':", "'planned': 'later', 'tier':")
+    assert "claims.yml names part/02-two" in found(claims, "part/01-one", "part/02-two")
+    unused = found(claims, "B.2-sharpness:", "B.9: {chapter: part/01-one}\nB.2-sharpness:")
+    assert "B.9: no chapter reports it" in unused
+    assert "has no such claim" in found(claims, "B.2-sharpness:", "B.9: {planned: x}\nB.8:")
+
+
+def test_a_hand_made_error_or_warning_in_an_output_is_found(tiny):
+    chapter = tiny.chapter("part/01-one", "import warnings\nwarnings.warn('careful')")
+    assert tiny.execute() == 0
+    assert any("wrote to stderr" in problem for problem in problems(tiny.book))
+    notebook = json.loads(chapter.twin.read_text())
+    notebook["cells"][-1]["outputs"] = [
+        {"output_type": "error", "ename": "ValueError", "evalue": "x", "traceback": []}
+    ]
+    chapter.twin.write_text(json.dumps(notebook))
+    assert any("holds the error ValueError; mend it" in problem for problem in problems(tiny.book))

@@ -1,0 +1,36 @@
+from _tools.stamp import data_files, differences, inputs, library
+
+
+def test_the_library_of_a_chapter_is_what_it_imports_directly_or_not(tiny):
+    tiny.write("lib/tiny/deep/__init__.py", "from .inner import X\n")
+    tiny.write("lib/tiny/deep/inner.py", "def f():\n    from tiny import other\nX = 1\n")
+    direct = tiny.chapter("part/01-one", "import numpy\nfrom tiny import deep\n%time x = 1")
+    assert list(library(direct)) == ["tiny", "tiny.deep", "tiny.deep.inner", "tiny.other"]
+    assert list(library(tiny.chapter("part/02-two", "import tiny.rule as r"))) == [
+        "tiny",
+        "tiny.rule",
+    ]
+
+
+def test_data_count_only_where_their_package_is_imported(tiny):
+    tiny.write("lib/tiny/images/__init__.py", "")
+    tiny.write("lib/tiny/images/part.npz", "pixels")
+    chapter = tiny.chapter("part/01-one", "import tiny.images")
+    assert list(data_files(library(chapter))) == ["part.npz"]
+    stamp = inputs(chapter)
+    assert differences(stamp, chapter) == []
+    tiny.write("lib/tiny/images/part.npz", "other pixels")
+    assert differences(stamp, chapter) == ["part.npz changed"]
+    assert not data_files(library(tiny.chapter("part/02-two", "import tiny.rule")))
+
+
+def test_only_the_rules_of_claims_that_a_chapter_reports_concern_it(tiny):
+    chapter = tiny.chapter("part/01-one", 'claim("B.2-sharpness").check(0)')
+    other = tiny.chapter("part/02-two", "x = 1")
+    before, before_other = inputs(chapter), inputs(other)
+    claims = tiny.root / "book" / "claims.yml"
+    claims.write_text(claims.read_text().replace("'below'", "'above'"))
+    assert differences(before, chapter) == [
+        "the check or tolerance of one of its claims changed in book/claims.yml"
+    ]
+    assert differences(before_other, other) == []

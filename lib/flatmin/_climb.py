@@ -76,20 +76,19 @@ def noise(params: Sequence[Tensor], sigma: float, generator: torch.Generator) ->
 
 
 def pullback(outputs: Tensor, weights: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
-    """Jᵀ times the cotangent, at least in float32; never touches ``.grad``."""
+    """Jᵀ times the cotangent, at least in float32; never touches ``.grad``.
+
+    The backward pass runs on a cotangent scaled to 1, so that half precision does not underflow.
+    """
     require(outputs.requires_grad, "the outputs do not depend on any trainable parameter")
+    scale = cotangent.abs().amax().clamp_min(torch.finfo(cotangent.dtype).tiny)
+    seed = (cotangent / scale).to(outputs.dtype)
     gradient = torch.autograd.grad(
-        outputs, weights, cotangent.to(outputs.dtype), allow_unused=True, materialize_grads=True
+        outputs, weights, seed, allow_unused=True, materialize_grads=True
     )
-    return [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradient]
-
-
-def ascent(
-    divergence: Divergence, reference: Tensor, outputs: Tensor, weights: Sequence[Tensor]
-) -> list[Tensor]:
-    """The gradient of D( reference ‖ outputs ) up to a factor, which keeps fp16 from underflow."""
-    slope = divergence.slope(reference, outputs.detach())
-    return pullback(outputs, weights, slope / slope.abs().amax())
+    wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradient]
+    torch._foreach_mul_(wide, scale)
+    return wide
 
 
 def unit(tensors: list[Tensor]) -> list[Tensor]:
@@ -101,6 +100,8 @@ def unit(tensors: list[Tensor]) -> list[Tensor]:
 
 def clear_unless_finite(tensors: list[Tensor]) -> Tensor:
     """Fills the tensors with 0 if one entry is not finite; returns their joint norm, then 0 too."""
+    if not tensors:
+        return torch.zeros(())
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
     broken = ~norm.isfinite()
     for tensor in tensors:
@@ -127,9 +128,14 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def check_rho(rho: float) -> None:
+    """Checks a radius."""
+    require(0 < rho < math.inf, f"rho must be positive and finite, got {rho}")
+
+
 def check_climb(rho: float, steps: int, sigma: float, divergence: str) -> None:
     """Checks what Algorithm 1 is run with."""
-    require(0 < rho < math.inf, f"rho must be positive and finite, got {rho}")
+    check_rho(rho)
     require(isinstance(steps, int) and steps >= 1, f"steps must be an integer >= 1, got {steps}")
     require(0 < sigma < math.inf, f"sigma must be positive and finite, got {sigma}")
     require(

@@ -28,7 +28,6 @@ from flatmin._climb import (
     DIVERGENCES,
     SIGMA,
     DivergenceName,
-    ascent,
     check_beta,
     check_climb,
     check_outputs,
@@ -312,7 +311,8 @@ class InconsistencyPenalty:
             weights = network.moved(delta)
             with torch.enable_grad(), same_randomness(network.params):
                 outputs = network(inputs, weights)
-            delta = unit(ascent(divergence, reference, outputs, weights))
+            slope = divergence.slope(reference, outputs.detach())
+            delta = unit(pullback(outputs, weights, slope))
             torch._foreach_mul_(delta, self.rho)
         with last:
             outputs = network(inputs, _add(network.params, delta))

@@ -4,6 +4,7 @@ Every network has few enough parameters (m < 400) to write out its Jacobian. `bu
 anew each time, always with the same weights.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -163,6 +164,45 @@ def fisher(model: nn.Module, inputs: Any) -> Tensor:
     jac, p = jacobian(model, inputs), call(model, inputs).detach().softmax(1)
     middle = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     return torch.einsum("nca,ncd,ndb->ab", jac, middle, jac) / len(p)
+
+
+def seeded(seed: int = 3) -> torch.Generator:
+    """A generator of that seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(model: nn.Module, sigma: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    """δ₀ as the library draws it."""
+    m = flat(trainable(model).values()).numel()
+    return (
+        sigma / math.sqrt(m) * torch.randn(m, generator=generator or seeded(), dtype=torch.float64)
+    )
+
+
+def kl(z: Tensor, z_moved: Tensor) -> Tensor:
+    """Mean KL between softmax distributions, by torch.distributions."""
+    p = torch.distributions.Categorical(logits=z)
+    return torch.distributions.kl_divergence(
+        p, torch.distributions.Categorical(logits=z_moved)
+    ).mean()
+
+
+def value_at(case: Case, delta: Tensor) -> Tensor:
+    """KL( f(θ) ‖ f(θ + δ) )."""
+    theta = flat(trainable(case.model).values())
+    return kl(case().detach(), outputs_at(case.model, case.inputs, theta + delta))
+
+
+def algorithm_1(
+    case: Case, rho: float, steps: int, sigma: float, generator: torch.Generator | None = None
+) -> list[Tensor]:
+    """δ₀ … δ_K of Kim et al. 2026, Algorithm 1, by autograd on the written-out objective."""
+    deltas = [draw(case.model, sigma, generator)]
+    for _ in range(steps):
+        delta = deltas[-1].clone().requires_grad_()
+        (g,) = torch.autograd.grad(value_at(case, delta), delta)
+        deltas.append(rho * g / g.norm())
+    return deltas
 
 
 class Counted(nn.Module):

@@ -1,0 +1,618 @@
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from cases import (
+    NAMES,
+    Case,
+    Counted,
+    algorithm_1,
+    build,
+    call,
+    flat,
+    kl,
+    outputs_at,
+    seeded,
+    trainable,
+)
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, Adam
+from torch.profiler import profile
+
+from flatmin.inconsistency import InconsistencyPenalty
+from flatmin.optim import IAMD, IAMS, SAM, Climber
+
+LR, RHO, SIGMA, BETA = 0.3, 0.2, 0.1, 2.0
+MAKERS = {
+    "SAM": lambda params, **kw: SAM(params, SGD, **{"rho": RHO, "lr": LR, **kw}),
+    "ASAM": lambda params, **kw: SAM(params, SGD, **{"rho": RHO, "lr": LR, "adaptive": True, **kw}),
+    "IAMS": lambda params, **kw: IAMS(
+        params, SGD, **{"rho": RHO, "lr": LR, "sigma": SIGMA, "generator": seeded(), **kw}
+    ),
+    "IAMD": lambda params, **kw: IAMD(
+        params,
+        SGD,
+        **{"rho": RHO, "lr": LR, "sigma": SIGMA, "beta": BETA, "generator": seeded(), **kw},
+    ),
+}
+DETERMINISTIC = [name for name in NAMES if name != "dropout"]
+
+
+def closure_of(case: Case, model: nn.Module | None = None):
+    def closure() -> tuple[Tensor, Tensor]:
+        logits = case(model)
+        return cross_entropy(logits, case.targets), logits
+
+    return closure
+
+
+def theta_of(case: Case) -> Tensor:
+    return flat(trainable(case.model).values())
+
+
+def loss_gradient(case: Case, theta: Tensor) -> Tensor:
+    def loss(vector: Tensor) -> Tensor:
+        return cross_entropy(outputs_at(case.model, case.inputs, vector), case.targets)
+
+    return torch.func.grad(loss)(theta)
+
+
+# The updates, by hand
+
+
+def sam(case: Case) -> Tensor:
+    g = loss_gradient(case, theta_of(case))
+    return loss_gradient(case, theta_of(case) + RHO * g / g.norm())
+
+
+def asam(case: Case) -> Tensor:
+    params = trainable(case.model).values()
+    t = flat(p.abs() + 0.01 if p.dim() > 1 else torch.ones_like(p) for p in params)
+    g = t * loss_gradient(case, theta_of(case))
+    return loss_gradient(case, theta_of(case) + RHO * t * g / g.norm())
+
+
+def iams(case: Case, generator: torch.Generator, steps: int = 1) -> Tensor:
+    delta = algorithm_1(case, RHO, steps, SIGMA, generator)[-1]
+    return loss_gradient(case, theta_of(case) + delta)
+
+
+def iamd(case: Case, generator: torch.Generator, steps: int = 1) -> Tensor:
+    delta = algorithm_1(case, RHO, steps, SIGMA, generator)[-1]
+
+    def objective(theta: Tensor) -> Tensor:
+        z, moved = (outputs_at(case.model, case.inputs, t) for t in (theta, theta + delta))
+        return cross_entropy(z, case.targets) + BETA * kl(z, moved)
+
+    return torch.func.grad(objective)(theta_of(case))
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("kind", MAKERS)
+def test_three_steps_follow_the_published_formula(kind, name):
+    case, twin, generator = build(name), build(name), seeded()
+    optimizer = MAKERS[kind](case.model.parameters())
+    by_hand = {
+        "SAM": sam,
+        "ASAM": asam,
+        "IAMS": lambda c: iams(c, generator),
+        "IAMD": lambda c: iamd(c, generator),
+    }[kind]
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = optimizer.step(closure_of(case))
+        torch.testing.assert_close(loss, cross_entropy(twin(), twin.targets).detach())
+        theta = theta_of(twin) - LR * by_hand(twin)
+        nn.utils.vector_to_parameters(theta, trainable(twin.model).values())
+        torch.testing.assert_close(theta_of(case), theta, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["IAMS", "IAMD"])
+def test_more_steps_climb_further(kind):
+    case = build("mlp")
+    expected = {"IAMS": iams, "IAMD": iamd}[kind](case, seeded(), steps=3)
+    MAKERS[kind](case.model.parameters(), steps=3).step(closure_of(case))
+    found = flat(p.grad for p in case.model.parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_both_forms_of_iam_d_agree_to_rounding(name, steps):
+    lean, fast = build(name), build(name)
+    settings = {"rho": RHO, "beta": BETA, "sigma": SIGMA, "steps": steps}
+    optimizer = IAMD(lean.model.parameters(), SGD, lr=LR, **settings)
+    plain = SGD(fast.model.parameters(), lr=LR)
+    penalty = InconsistencyPenalty(fast.model, **settings)
+    for _ in range(2):
+        optimizer.zero_grad()
+        optimizer.step(closure_of(lean))
+        plain.zero_grad()
+        loss, logits = closure_of(fast)()
+        (loss + penalty(fast.inputs, logits)).backward()
+        plain.step()
+    torch.testing.assert_close(theta_of(lean), theta_of(fast), rtol=1e-12, atol=1e-13)
+
+
+def test_logits_may_cover_more_examples_than_the_loss():
+    case = build("mlp")
+
+    def closure() -> tuple[Tensor, Tensor]:
+        logits = case()
+        return cross_entropy(logits[:2], case.targets[:2]), logits
+
+    MAKERS["IAMS"](case.model.parameters()).step(closure)
+    twin = build("mlp")
+    delta = algorithm_1(twin, RHO, 1, SIGMA)[-1]
+    twin.inputs.resize_(2, 5)
+    expected = loss_gradient(
+        Case("few", twin.model, twin.inputs, twin.targets[:2]), theta_of(twin) + delta
+    )
+    torch.testing.assert_close(flat(p.grad for p in case.model.parameters()), expected)
+
+
+def test_regression_by_the_gaussian_divergence():
+    lean, fast = build("mlp"), build("mlp")
+    target = torch.ones(8, 3, dtype=torch.float64)
+
+    def closure() -> tuple[Tensor, Tensor]:
+        outputs = lean()
+        return (outputs - target).square().mean(), outputs
+
+    IAMD(lean.model.parameters(), SGD, rho=RHO, divergence="gaussian", lr=LR).step(closure)
+    outputs = fast()
+    penalty = InconsistencyPenalty(fast.model, rho=RHO, divergence="gaussian")
+    ((outputs - target).square().mean() + penalty(fast.inputs, outputs)).backward()
+    SGD(fast.model.parameters(), lr=LR).step()
+    torch.testing.assert_close(theta_of(lean), theta_of(fast))
+
+
+# Cost
+
+
+@pytest.mark.parametrize(
+    ("kind", "forwards", "backwards"),
+    [("SAM", 2, 2), ("ASAM", 2, 2), ("IAMS", 3, 2), ("IAMD", 4, 3)],
+)
+def test_passes_are_counted(kind, forwards, backwards):
+    case = build("conv")
+    model = Counted(case.model)
+    for steps in (1, 2) if kind.startswith("IAM") else (1,):
+        model.forwards = model.backwards = 0
+        arguments = {"steps": steps} if kind.startswith("IAM") else {}
+        MAKERS[kind](model.parameters(), module=model, **arguments).step(closure_of(case, model))
+        assert model.forwards == forwards + steps - 1
+        assert model.backwards == backwards + steps - 1
+
+
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """The largest number of bytes that autograd held at one time."""
+
+    def __init__(self):
+        self.now = self.peak = 0
+        meter = self
+
+        class Held:
+            def __init__(self, tensor: Tensor):
+                self.tensor, self.size = tensor, tensor.nbytes
+                meter.now += self.size
+                meter.peak = max(meter.peak, meter.now)
+
+            def __del__(self):
+                meter.now -= self.size
+
+        super().__init__(Held, lambda held: held.tensor)
+
+
+def peak(run) -> int:
+    meter = SavedBytes()
+    with meter:
+        run()
+    return meter.peak
+
+
+def test_iam_d_holds_one_graph_and_its_penalty_two():
+    case = build("conv")
+    closure = closure_of(case)
+    optimizer = MAKERS["IAMD"](case.model.parameters())
+    penalty = InconsistencyPenalty(case.model, rho=RHO)
+
+    def sgd() -> None:
+        closure()[0].backward()
+
+    def fast() -> None:
+        loss, logits = closure()
+        (loss + penalty(case.inputs, logits)).backward()
+
+    unit = peak(sgd)
+    assert peak(lambda: optimizer.step(closure)) <= 1.15 * unit
+    assert 1.7 * unit <= peak(fast) <= 2.3 * unit
+    for kind in ("SAM", "ASAM", "IAMS"):
+        optimizer = MAKERS[kind](case.model.parameters())
+        assert peak(lambda o=optimizer: o.step(closure)) <= 1.15 * unit
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_step_waits_for_nothing(kind):
+    case = build("conv")
+    optimizer = MAKERS[kind](case.model.parameters(), module=case.model, momentum=0.9)
+    optimizer.step(closure_of(case))
+    with profile() as events:
+        optimizer.step(closure_of(case))
+    names = {event.name for event in events.events()}
+    assert "aten::convolution" in names
+    assert not names & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
+
+
+# What stays as it was
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_theta_is_bitwise_back_after_an_exception_in_any_pass(kind, error):
+    case = build("conv", torch.float32)
+    optimizer = MAKERS[kind](case.model.parameters(), module=case.model)
+    theta = theta_of(case)
+    interrupted = 0
+    for last in itertools.count():
+        state = copy.deepcopy(case.model.state_dict())
+        passes = itertools.count()
+
+        def closure(passes=passes, last=last) -> tuple[Tensor, Tensor]:
+            if next(passes) == last:
+                raise error
+            return closure_of(case)()
+
+        try:
+            optimizer.step(closure)
+        except error:
+            interrupted += 1
+        else:
+            break
+        assert torch.equal(theta_of(case), theta)
+        if last == 0:
+            torch.testing.assert_close(case.model.state_dict(), state, rtol=0, atol=0)
+    assert interrupted == {"SAM": 2, "ASAM": 2, "IAMS": 3, "IAMD": 4}[kind]
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_theta_moves_inside_perturbed_and_comes_back_bitwise(kind):
+    case = build("mlp", torch.float32)
+    optimizer = MAKERS[kind](case.model.parameters())
+    theta = theta_of(case)
+    loss, logits = closure_of(case)()
+    with optimizer.perturbed(lambda: closure_of(case)()["SAM" not in kind]) as reference:
+        distance = float((theta_of(case) - theta).norm())
+        torch.testing.assert_close(reference, loss if "SAM" in kind else logits)
+        assert not reference.requires_grad
+    assert distance > 0
+    assert kind == "ASAM" or distance == pytest.approx(RHO, rel=1e-5)
+    assert torch.equal(theta_of(case), theta)
+    assert all(p.grad is None for p in case.model.parameters())
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_gradients_add_to_those_already_there(kind):
+    case, twin = build("mlp"), build("mlp")
+    for p in case.model.parameters():
+        p.grad = torch.ones_like(p)
+    MAKERS[kind](case.model.parameters()).step(closure_of(case))
+    MAKERS[kind](twin.model.parameters()).step(closure_of(twin))
+    for p, q in zip(case.model.parameters(), twin.model.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad + 1)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_zero_grad_inside_the_closure_is_harmless(kind):
+    case, twin = build("mlp"), build("mlp")
+    optimizer = MAKERS[kind](case.model.parameters())
+
+    def closure() -> tuple[Tensor, Tensor]:
+        optimizer.zero_grad()
+        return closure_of(case)()
+
+    other = MAKERS[kind](twin.model.parameters())
+    for _ in range(2):
+        optimizer.step(closure)
+        other.zero_grad()
+        other.step(closure_of(twin))
+    assert torch.equal(theta_of(case), theta_of(twin))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_batch_statistics_move_once_a_step_given_the_module(kind):
+    case, twin = build("conv"), build("conv")
+    MAKERS[kind](case.model.parameters(), module=case.model).step(closure_of(case))
+    twin()
+    torch.testing.assert_close(dict(case.model.named_buffers()), dict(twin.model.named_buffers()))
+    assert case.model[1].num_batches_tracked == 1
+    case = build("conv")
+    MAKERS[kind](case.model.parameters()).step(closure_of(case))
+    assert case.model[1].num_batches_tracked > 1
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_dropout_draws_one_mask_a_step(kind):
+    case, twin = build("dropout"), build("dropout")
+    # With next to no radius a step is that of SGD, if all passes have its mask.
+    optimizer = MAKERS[kind](case.model.parameters(), rho=1e-9)
+    plain = SGD(twin.model.parameters(), lr=LR)
+    start = torch.get_rng_state()
+    for _ in range(2):
+        optimizer.zero_grad()
+        optimizer.step(closure_of(case))
+    after = torch.get_rng_state()
+    torch.set_rng_state(start)
+    for _ in range(2):
+        plain.zero_grad()
+        closure_of(twin)()[0].backward()
+        plain.step()
+    assert torch.equal(torch.get_rng_state(), after)
+    torch.testing.assert_close(theta_of(case), theta_of(twin), rtol=1e-6, atol=1e-7)
+
+
+# Groups, state, schedulers
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_groups_have_their_own_radius_and_rate(kind):
+    case = build("mlp", torch.float32)
+    first, last = case.model[0], case.model[2]
+    groups = [{"params": first.parameters(), "rho": 0.1}, {"params": last.parameters(), "lr": 0.0}]
+    optimizer = MAKERS[kind](groups)
+    assert [(g["rho"], g["lr"]) for g in optimizer.param_groups] == [(0.1, LR), (RHO, 0.0)]
+    assert optimizer.param_groups is optimizer.base_optimizer.param_groups
+
+    def lengths() -> tuple[float, float]:
+        now = theta_of(case)
+        with optimizer.perturbed(lambda: closure_of(case)()["SAM" not in kind]):
+            moved = theta_of(case) - now
+        split = sum(p.numel() for p in first.parameters())
+        return float(moved[:split].norm()), float(moved[split:].norm())
+
+    if kind != "ASAM":
+        a, b = lengths()
+        assert math.hypot(a / 0.1, b / RHO) == pytest.approx(1, rel=1e-4)
+    frozen = flat(last.parameters())
+    optimizer.step(closure_of(case))
+    assert torch.equal(flat(last.parameters()), frozen)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_added_groups_reach_both_optimizers(kind):
+    case = build("mlp")
+    optimizer = MAKERS[kind](case.model[0].parameters(), momentum=0.9)
+    optimizer.add_param_group({"params": [*case.model[2].parameters()], "rho": 1.0})
+    before = theta_of(case)
+    optimizer.step(closure_of(case))
+    assert (theta_of(case) != before).all()
+    assert optimizer.param_groups[1]["momentum"] == 0.9
+    assert len(optimizer.state) == 4
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_schedulers_drive_the_rate_and_the_radius(kind):
+    case = build("mlp")
+    optimizer = MAKERS[kind](case.model.parameters())
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    before = theta_of(case)
+    optimizer.step(closure_of(case))
+    gradient = (before - theta_of(case)) / LR
+    scheduler.step()
+    nn.utils.vector_to_parameters(before.clone(), case.model.parameters())
+    optimizer.zero_grad()
+    optimizer.param_groups[0]["rho"] = 1e-9
+    optimizer.step(closure_of(case))
+    plain = loss_gradient(build("mlp"), before)
+    torch.testing.assert_close((before - theta_of(case)) / (LR / 2), plain, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(gradient, plain, rtol=1e-3)
+
+
+@pytest.mark.parametrize("base", [SGD, Adam])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_training_resumes_bitwise(kind, base, tmp_path):
+    def start():
+        case = build("conv", torch.float32)
+        maker = {"SAM": SAM, "ASAM": SAM, "IAMS": IAMS, "IAMD": IAMD}[kind]
+        arguments = {"adaptive": True} if kind == "ASAM" else {}
+        arguments |= {"momentum": 0.9} if base is SGD else {}
+        return case, maker(case.model.parameters(), base, rho=RHO, lr=0.05, **arguments)
+
+    def train(case, optimizer, steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            optimizer.step(closure_of(case))
+
+    case, optimizer = start()
+    train(case, optimizer, 2)
+    saved = {"model": case.model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(saved, tmp_path / "checkpoint.pt")
+    train(case, optimizer, 2)
+
+    other, resumed = start()
+    loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    other.model.load_state_dict(loaded["model"])
+    resumed.load_state_dict(loaded["optimizer"])
+    assert resumed.state is resumed.base_optimizer.state
+    train(other, resumed, 2)
+    torch.testing.assert_close(other.model.state_dict(), case.model.state_dict(), rtol=0, atol=0)
+
+    plain = base(case.model.parameters(), lr=0.05)
+    closure_of(case)()[0].backward()
+    plain.step()
+    held = {key for state in optimizer.state.values() for key in state}
+    assert held == {key for state in plain.state.values() for key in state} or base is SGD
+    assert held <= {"momentum_buffer", "step", "exp_avg", "exp_avg_sq"}
+    resumed.load_state_dict(optimizer.base_optimizer.state_dict())  # a plain one's, too
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_frozen_parameters_stay_and_do_not_count(kind):
+    case = build("frozen")
+    body = flat(case.model.body.parameters())
+    optimizer = MAKERS[kind](case.model.parameters(), module=case.model, weight_decay=0.1)
+    optimizer.step(closure_of(case))
+    assert torch.equal(flat(case.model.body.parameters()), body)
+
+
+# Edges and errors
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_outputs_that_are_not_finite_leave_finite_weights(kind):
+    case = build("mlp")
+    optimizer = MAKERS[kind](case.model.parameters(), momentum=0.9)
+    optimizer.step(closure_of(case))
+    before = theta_of(case)
+    optimizer.zero_grad()
+    x = case.inputs.clone()
+    case.inputs[0, 0] = math.nan
+    assert optimizer.step(closure_of(case)).isnan()
+    moved = theta_of(case) - before
+    assert moved.isfinite().all()
+    assert moved.any()  # momentum goes on
+    case.inputs.copy_(x)
+    optimizer.zero_grad()
+    assert optimizer.step(closure_of(case)).isfinite()
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_climb_that_overflows_is_no_step_into_nan(kind):
+    case = build("mlp", torch.float32)
+    optimizer = MAKERS[kind](case.model.parameters(), rho=1e38)
+    optimizer.step(closure_of(case))
+    assert theta_of(case).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_without_a_direction_the_step_is_the_base_optimizers(kind):
+    model = nn.Linear(3, 2)
+    x, y = torch.zeros(4, 3), torch.tensor([0, 1, 0, 1])  # the mean gradient of SAM is zero
+    case = Case("flat", model, x, y)
+    with torch.no_grad():
+        model.bias.zero_()
+    weight = model.weight.detach().clone()
+    optimizer = MAKERS[kind]([model.weight], weight_decay=0.5)
+    optimizer.step(closure_of(case))
+    torch.testing.assert_close(model.weight, weight * (1 - 0.5 * LR))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: IAMS(p, SGD, rho=0, lr=1), "rho must be positive and finite, got 0"),
+        (lambda p: SAM(p, SGD, rho=-1, lr=1), "rho must be positive and finite, got -1"),
+        (lambda p: SAM([{"params": p, "rho": -2}], SGD, lr=1), "rho must be .* got -2"),
+        (lambda p: IAMD(p, SGD, rho=0.1, beta=-1, lr=1), "beta must be non-negative"),
+        (lambda p: IAMS(p, SGD, rho=0.1, steps=0, lr=1), "steps must be an integer >= 1, got 0"),
+        (lambda p: IAMS(p, SGD, rho=0.1, sigma=-1, lr=1), "sigma must be positive"),
+        (lambda p: IAMS(p, SGD, rho=0.1, divergence="kl", lr=1), "divergence must be one of"),
+        (lambda p: SAM(p, SGD, rho=0.1, sync=True, lr=1), "sync=True needs"),
+        (lambda p: SAM([torch.zeros(1)], SGD, lr=1), "no trainable parameter"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make([*build("mlp").model.parameters()])
+
+
+def test_parameters_that_the_optimizer_lacks_are_named():
+    model = build("mlp").model
+    with pytest.raises(ValueError, match=r"missing: \['2.weight', '2.bias'\]"):
+        SAM(model[0].parameters(), SGD, lr=1, module=model)
+
+
+def test_base_optimizer_must_be_a_class():
+    params = [*build("mlp").model.parameters()]
+    with pytest.raises(TypeError, match="must be a class"):
+        SAM(params, SGD(params, lr=1))
+
+
+def _backward(case: Case):
+    loss, logits = closure_of(case)()
+    loss.backward()
+    return loss, logits
+
+
+def _backward_whatever_the_mode(case: Case):
+    with torch.enable_grad():
+        return _backward(case)
+
+
+BAD_CLOSURES = [
+    (lambda case: None, TypeError, "must return"),
+    (lambda case: (*closure_of(case)(), 1), TypeError, "must return"),
+    (lambda case: closure_of(case)()[0].item(), TypeError, "must return"),
+    (lambda case: (case(), case()), ValueError, "loss must be a scalar|loss, a scalar"),
+    (_backward, RuntimeError, "forward pass only"),
+    (_backward_whatever_the_mode, RuntimeError, "forward pass only"),
+]
+
+
+@pytest.mark.parametrize(("closure", "error", "message"), BAD_CLOSURES)
+@pytest.mark.parametrize("kind", MAKERS)
+def test_bad_closures_are_refused_before_anything_moves(kind, closure, error, message):
+    case = build("mlp")
+    optimizer = MAKERS[kind](case.model.parameters())
+    before, noise = theta_of(case), optimizer.state_dict().get("generator")
+    with pytest.raises(error, match=message):
+        optimizer.step(lambda: closure(case))
+    assert torch.equal(theta_of(case), before)
+    assert not optimizer.state
+    assert noise is None or torch.equal(optimizer.state_dict()["generator"], noise)
+
+
+@pytest.mark.parametrize("kind", ["IAMS", "IAMD"])
+def test_bad_logits_are_refused(kind):
+    case = build("mlp")
+    optimizer = MAKERS[kind](case.model.parameters())
+
+    def returning(change):
+        def closure() -> tuple[Tensor, Tensor]:
+            loss, logits = closure_of(case)()
+            return loss, change(logits)
+
+        return closure
+
+    before = theta_of(case)
+    for change, message in [
+        (lambda z: z[None], r"logits must be \(n, C\).*\(1, 8, 3\)"),
+        (lambda z: z[:0], "must not be empty"),
+        (lambda z: z.detach(), "do not depend on any trainable parameter"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            optimizer.step(returning(change))
+        assert torch.equal(theta_of(case), before)
+    with pytest.raises(TypeError, match="must return"):
+        optimizer.step(lambda: closure_of(case)()[0])
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_radius_scheduled_out_of_range_is_refused(kind):
+    case = build("mlp")
+    optimizer = MAKERS[kind](case.model.parameters())
+    optimizer.param_groups[0]["rho"] = 0.0
+    with pytest.raises(ValueError, match="rho must be positive"):
+        optimizer.step(closure_of(case))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_step_without_closure_needs_perturbed_first(kind):
+    case = build("mlp")
+    optimizer = MAKERS[kind](case.model.parameters())
+    assert isinstance(optimizer, Climber)
+    case().sum().backward()
+    with pytest.raises(RuntimeError, match="perturbed"):
+        optimizer.step()
+
+
+def test_backward_after_leaving_perturbed_is_refused():
+    case = build("mlp")
+    optimizer = MAKERS["IAMS"](case.model.parameters())
+    with optimizer.perturbed(case):
+        loss = cross_entropy(call(case.model, case.inputs), case.targets)
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()

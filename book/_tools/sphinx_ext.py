@@ -1,20 +1,24 @@
-"""The Sphinx extension: facts above a chapter, data below its figures, the scoreboard, MathJax."""
+"""The Sphinx extension: facts, data and sliders for chapters, the scoreboard, shipped scripts."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
+from nbformat import NotebookNode
+from plotly.offline import get_plotlyjs
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from _tools.chapters import Book, Chapter
 from _tools.scoreboard import PLANNED, SOURCES, Row, count, rows
+from flatbook.interactive import MIME
 
 WORDS_A_MINUTE = 200
 
@@ -87,6 +91,26 @@ def add_facts(app: Sphinx, doctree: nodes.document) -> None:
             )
             said = nodes.Text(f" · {provenance(chapter, stamp)}")
             figure += nodes.legend("", nodes.paragraph("", "", link, said), classes=["figure-data"])
+
+
+def add_sliders(app: Sphinx, doctree: nodes.document) -> None:
+    """Put the curves of a figure with a slider beside its picture, for ``interactive.js``."""
+    chapter = _chapter(app, app.env.docname)
+    executed = chapter.executed() if chapter else None
+    sliders = dict(_sliders(executed)) if executed else {}
+    for figure in doctree.findall(nodes.figure):
+        for name in set(figure["names"]) & set(sliders):
+            curves = json.dumps(sliders[name], ensure_ascii=False, separators=(",", ":"))
+            inert = curves.replace("</", "<\\/")
+            script = f'<script class="interactive" type="application/json">{inert}</script>'
+            figure.insert(1, nodes.raw("", script, format="html"))
+
+
+def _sliders(executed: NotebookNode) -> Iterator[tuple[str, Any]]:
+    for cell in executed.cells:
+        for output in cell.get("outputs", []):
+            if MIME in output.get("data", {}):
+                yield cell.metadata["mystnb"]["figure"]["name"], output["data"][MIME]
 
 
 class Chapters(SphinxDirective):
@@ -166,14 +190,17 @@ def _mathjax() -> Path:
     return Path(str(script.locate()))
 
 
-def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
-    """Copy MathJax and its fonts into the site, so that it needs no other server."""
+def copy_scripts(app: Sphinx, error: Exception | None) -> None:
+    """Copy MathJax with its fonts, and plotly, into the site, so that it needs no other server."""
     if error is None and app.builder.format == "html":
         script, site = _mathjax(), Path(app.outdir, "mathjax")
         fonts = Path("output", "chtml", "fonts", "woff-v2")
         site.mkdir(exist_ok=True)
         shutil.copy(script, site)
         shutil.copytree(script.parent / fonts, site / fonts, dirs_exist_ok=True)
+        plotly = Path(app.outdir, "plotly")
+        plotly.mkdir(exist_ok=True)
+        (plotly / "plotly.min.js").write_text(get_plotlyjs(), "utf-8")
 
 
 def read_again(app: Sphinx, *_: Any) -> list[str]:
@@ -188,7 +215,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("scoreboard", Scoreboard)
     # Before Sphinx collects the files to download, which it does at priority 500.
     app.connect("doctree-read", add_facts, priority=400)
+    app.connect("doctree-read", add_sliders)
     app.connect("env-get-outdated", read_again)
-    app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", copy_scripts)
     app.config["mathjax_path"] = "../mathjax/tex-mml-chtml.js"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

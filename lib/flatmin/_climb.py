@@ -87,7 +87,7 @@ def pullback(outputs: Tensor, weights: Sequence[Tensor], cotangent: Tensor) -> l
         outputs, weights, seed, allow_unused=True, materialize_grads=True
     )
     wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradient]
-    torch._foreach_mul_(wide, scale)
+    torch._foreach_mul_(wide, scale.to(wide[0].dtype))
     return wide
 
 

@@ -12,14 +12,15 @@ an object that holds them as ``.logits``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parameters_to_vector
@@ -27,6 +28,7 @@ from torch.nn.utils import parameters_to_vector
 from flatmin._climb import (
     DIVERGENCES,
     SIGMA,
+    Divergence,
     DivergenceName,
     check_beta,
     check_climb,
@@ -39,6 +41,7 @@ from flatmin._climb import (
     unit,
 )
 
+T = TypeVar("T")
 Batch: TypeAlias = "Tensor | tuple[Any, ...] | Mapping[str, Any]"
 
 
@@ -223,7 +226,8 @@ def outputs_at(model: nn.Module, inputs: Batch, delta: Tensor) -> Tensor:
     sizes = [p.numel() for p in network.params]
     require(delta.shape == (sum(sizes),), f"delta must be ({sum(sizes)},), got {(*delta.shape,)}")
     pieces = zip(delta.split_with_sizes(sizes), network.params, strict=True)
-    return network(inputs, [(p + d.view_as(p)).to(p.dtype) for d, p in pieces])
+    weights = [(p + d.view_as(p)).to(p.dtype) for d, p in pieces]
+    return network.at(weights, inputs, _itself)
 
 
 class InconsistencyPenalty:
@@ -231,15 +235,16 @@ class InconsistencyPenalty:
 
     The penalty is β E_x KL( f(x, θ) ‖ f(x, θ + δ_K) ), differentiable through both sides, with δ_K
     of Algorithm 1 held fixed. Given the logits that the loss was computed from, a training step
-    takes (K + 2) forward and as many backward passes and holds two graphs;
-    :class:`flatmin.optim.IAMD` gives the same update with one graph at a time and one forward more.
+    takes (K + 2) forward and as many backward passes, all but one of these in the call, and holds
+    two graphs; :class:`flatmin.optim.IAMD` gives the same update with one graph at a time and one
+    forward more.
 
-    The loop around it stays as it is: autocast and ``GradScaler`` (the climb rescales itself, so
-    that half precision does not underflow), accumulation, clipping, any closure. Where dropout is
-    active, leave ``logits`` out: the penalty then computes f(x, θ) itself, and one mask serves all
-    its passes. Batch-norm statistics move only in the pass that yields the logits. For a model
-    wrapped in ``DistributedDataParallel`` give the inner module to the penalty and the wrapper's
-    logits to the call: every rank climbs on its own examples.
+    The loop around it stays as it is: autocast and ``GradScaler`` (its own backward passes scale
+    themselves, so that half precision does not underflow), accumulation, clipping, any closure.
+    Where dropout is active, leave ``logits`` out: the penalty then computes f(x, θ) itself, and one
+    mask serves all its passes. Batch-norm statistics move only in the pass that yields the logits.
+    For a model wrapped in ``DistributedDataParallel`` give the inner module to the penalty and the
+    wrapper's logits to the call: every rank climbs on its own examples.
 
     Attributes:
         rho: ρ, may be changed between steps.
@@ -298,56 +303,91 @@ class InconsistencyPenalty:
             A scalar, at least in float32.
         """
         network = _Network(self.model)
+        params, divergence = network.params, DIVERGENCES[self.divergence]
+        # Every pass but the last repeats its randomness; with logits given, that one was the last.
         last: AbstractContextManager[None] = nullcontext()
         if logits is None:
-            with same_randomness(network.params):
-                logits = network(inputs)
+            with same_randomness(params):
+                logits = network(inputs, _itself)
         else:
-            last = same_randomness(network.params)
+            last = same_randomness(params)
         reference = check_outputs(logits, self.divergence).detach()
-        divergence = DIVERGENCES[self.divergence]
-        delta = noise(network.params, self.sigma, self.generator)
-        for _ in range(self.steps):
+        delta = noise(params, self.sigma, self.generator)
+        for step in range(self.steps + 1):
             weights = network.moved(delta)
-            with torch.enable_grad(), same_randomness(network.params):
-                outputs = network(inputs, weights)
-            slope = divergence.slope(reference, outputs.detach())
-            delta = unit(pullback(outputs, weights, slope))
-            torch._foreach_mul_(delta, self.rho)
-        with last:
-            outputs = network(inputs, _add(network.params, delta))
-        value = divergence.total(logits, outputs) / len(logits)
-        return self.beta * value.to(torch.promote_types(logits.dtype, torch.float32))
+            with torch.enable_grad(), last if step == self.steps else same_randomness(params):
+                outputs, slope = network.at(weights, inputs, _slope(divergence, reference, weights))
+            if step < self.steps:
+                delta = unit(slope)
+                torch._foreach_mul_(delta, self.rho)
+        total: Tensor = _KnownGradient.apply(divergence.total(logits, outputs), slope, *params)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return self.beta * (total / len(logits)).to(dtype)
 
 
-class _Network:
-    """A model's outputs as a function of its trainable parameters (θ itself if none are given).
+class _KnownGradient(torch.autograd.Function):
+    """Adds a gradient that has been computed already to that of a value."""
 
-    With weights of its own the call leaves the model alone: its buffers are copies then.
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradient: list[Tensor], *params: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = ctx.gradient
+        return grad, None, *torch._foreach_mul(gradient, grad.to(gradient[0].dtype))
+
+
+def _itself(outputs: Tensor) -> Tensor:
+    return outputs
+
+
+class _Network(nn.Module):
+    """A model as a function of its trainable parameters, which itself is left alone.
+
+    What is to be differentiated has to be while the weights are in place, by ``then``: a
+    checkpointed layer recomputes itself with the weights it finds.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        super().__init__()
         self.model = model
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
         require(bool(named), f"{type(model).__name__} has no trainable parameter")
         self.names = [name for name, _ in named]
         self.params: list[Tensor] = [p for _, p in named]
 
-    def __call__(self, batch: Batch, weights: Sequence[Tensor] | None = None) -> Tensor:
-        """The outputs at the weights, or at θ."""
+    def forward(self, batch: Batch, then: Callable[[Tensor], T]) -> T:
         args, kwargs = _arguments(batch, self.params[0].device)
-        if weights is None:
-            outputs = self.model(*args, **kwargs)
-        else:
-            state = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-            state.update(zip(self.names, weights, strict=True))
-            outputs = functional_call(self.model, state, args, kwargs)
-        return getattr(outputs, "logits", outputs)  # type: ignore[no-any-return]
+        outputs = self.model(*args, **kwargs)
+        return then(getattr(outputs, "logits", outputs))
+
+    def at(self, weights: Sequence[Tensor], batch: Batch, then: Callable[[Tensor], T]) -> T:
+        """What ``then`` makes of the outputs at the weights; buffers are copies."""
+        state = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        state.update(zip(self.names, weights, strict=True))
+        return functional_call(self, state, (batch, then))  # type: ignore[no-any-return]
 
     def moved(self, delta: Sequence[Tensor]) -> list[Tensor]:
         """θ + δ as new leaves, to differentiate by."""
         with torch.no_grad():
             return [w.requires_grad_() for w in _add(self.params, delta)]
+
+
+def _slope(
+    divergence: Divergence, reference: Tensor, weights: Sequence[Tensor]
+) -> Callable[[Tensor], tuple[Tensor, list[Tensor]]]:
+    """For ``then``: the outputs, and in grad mode the gradient of their total divergence."""
+
+    def then(outputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        values = outputs.detach()
+        if not torch.is_grad_enabled():
+            return values, []
+        return values, pullback(outputs, weights, divergence.slope(reference, values))
+
+    return then
 
 
 def _add(params: Sequence[Tensor], delta: Sequence[Tensor]) -> list[Tensor]:
@@ -384,33 +424,39 @@ class _Objective:
         with same_randomness(params):
             for batch in self.batches():
                 with torch.no_grad(), same_randomness(params):
-                    reference = check_outputs(self.network(batch, params), self.divergence)
+                    reference = self.network.at(params, batch, _itself)
+                check_outputs(reference, self.divergence)
                 with torch.set_grad_enabled(climb):
-                    outputs = self.network(batch, weights)
-                total = total + divergence.total(reference, outputs.detach())
+                    then = _slope(divergence, reference, weights)
+                    outputs, slope = self.network.at(weights, batch, then)
+                total = total + divergence.total(reference, outputs)
                 examples += len(outputs)
                 if climb:
-                    cotangent = divergence.slope(reference, outputs.detach())
-                    torch._foreach_add_(gradient, pullback(outputs, weights, cotangent))
+                    torch._foreach_add_(gradient, slope)
         return total / examples, gradient
 
     def fisher_product(self, delta: list[Tensor]) -> list[Tensor]:
         """The product n Fδ, the gradient's limit for small δ."""
-        divergence, params = DIVERGENCES[self.divergence], self.network.params
-        gradient = [torch.zeros_like(d) for d in delta]
+        curvature, params = DIVERGENCES[self.divergence].curvature, self.network.params
+        product = [torch.zeros_like(d) for d in delta]
         weights = self.network.moved([torch.zeros_like(d) for d in delta])
-        # The fused attention kernels have no forward-mode derivative.
-        with same_randomness(params), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with same_randomness(params), torch.enable_grad():
             for batch in self.batches():
-                with dual_level():
+                # The fused attention kernels have no forward-mode derivative.
+                with same_randomness(params), sdpa_kernel(SDPBackend.MATH), dual_level():
                     pairs = zip(weights, delta, strict=True)
                     duals = [make_dual(w, d.to(w.dtype)) for w, d in pairs]  # type: ignore[no-untyped-call]
-                    outputs = check_outputs(self.network(batch, duals), self.divergence)
-                    outputs, tangent = unpack_dual(outputs)  # type: ignore[no-untyped-call]
-                if tangent is not None:
-                    cotangent = divergence.curvature(outputs.detach(), tangent.detach())
-                    torch._foreach_add_(gradient, pullback(outputs, weights, cotangent))
-        return gradient
+                    outputs = self.network.at(duals, batch, _itself)
+                    check_outputs(outputs, self.divergence)
+                    tangent = unpack_dual(outputs).tangent  # type: ignore[no-untyped-call]
+                require(tangent is not None, "the outputs do not depend on any trainable parameter")
+                u = tangent.detach()
+
+                def then(outputs: Tensor, u: Tensor = u) -> list[Tensor]:
+                    return pullback(outputs, weights, curvature(outputs.detach(), u))
+
+                torch._foreach_add_(product, self.network.at(weights, batch, then))
+        return product
 
 
 def _climb(

@@ -22,8 +22,10 @@ base optimizer step with the gradient it met. δ has norm ρ and ascends
 
 Gradients are clipped by a hook on the base optimizer::
 
-    optimizer.base_optimizer.register_step_pre_hook(
-        lambda *_: clip_grad_norm_(model.parameters(), 1.0))
+    def clip(*_):
+        clip_grad_norm_(model.parameters(), 1.0)
+
+    optimizer.base_optimizer.register_step_pre_hook(clip)
 
 **In a loop of your own** (SAM, IAM-S) :meth:`Climber.perturbed` is the whole change. With
 accumulation, fp16 and clipping::

@@ -129,7 +129,7 @@ class Ensemble:
         for _ in range(steps):
             weights = (self.theta + delta).requires_grad_()
             slopes = (_slopes(value(x, weights), weights) for x in self._pieces(images))
-            delta = rho * _unit(torch.stack([*slopes]).sum(0))
+            delta = _of_norm(rho, torch.stack([*slopes]).sum(0))
         with torch.no_grad():
             values = [value(x, self.theta + delta) for x in self._pieces(images)]
         return torch.stack(values).sum(0)
@@ -353,15 +353,15 @@ def _gradients(
         return _slopes(losses(logits), theta), buffers
     if method in ("SAM", "ASAM"):
         scale = ensemble._scales() if method == "ASAM" else torch.ones_like(ensemble.theta)
-        delta = rho * scale * _unit(scale * _slopes(losses(logits), theta))
+        delta = scale * _of_norm(rho, scale * _slopes(losses(logits), theta))
     elif method.startswith("random"):
-        delta = rho * _unit(draw_noise(ensemble.theta))
+        delta = _of_norm(rho, draw_noise(ensemble.theta))
     else:
         delta = draw_noise(ensemble.theta)
         for _ in range(climb):
             moved = (ensemble.theta + delta).requires_grad_()
             divergences = _divergences(logits.detach(), logits_at(moved))
-            delta = rho * _unit(_slopes(divergences, moved))
+            delta = _of_norm(rho, _slopes(divergences, moved))
     if method.endswith("D"):
         penalised = losses(logits) + beta * _divergences(logits, logits_at(theta + delta))
         return _slopes(penalised, theta), buffers
@@ -386,10 +386,10 @@ def _divergences(logits: Tensor, moved: Tensor) -> Tensor:
     return vmap(DIVERGENCES["categorical"].total)(logits, moved) / logits.shape[1]
 
 
-def _unit(rows: Tensor) -> Tensor:
-    """Rows of norm 1; 0 where the norm is 0 or not finite."""
+def _of_norm(length: Tensor | float, rows: Tensor) -> Tensor:
+    """Each row scaled to its length; a row of zeros stays one."""
     norm = rows.norm(dim=1, keepdim=True)
-    return torch.where((norm > 0) & norm.isfinite(), rows / norm, 0)
+    return rows * (length / torch.where(norm > 0, norm, 1.0))
 
 
 def _column(theta: Tensor, name: str, value: PerModel) -> Tensor:

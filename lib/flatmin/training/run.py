@@ -1,0 +1,191 @@
+"""One training run: all that changes while a model trains, and so all that a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from flatmin._climb import require
+from flatmin.optim import Climber
+from flatmin.training.randomness import shuffled, stream
+from flatmin.training.schedules import Schedule, constant
+
+Closure: TypeAlias = Callable[[], tuple[Tensor, Tensor]]
+Record: TypeAlias = dict[str, float]
+Evaluate: TypeAlias = Callable[[nn.Module], Mapping[str, float]]
+
+
+class BatchSource(Protocol):
+    """Where a loop gets its batches from."""
+
+    def draw(self, *key: int | str, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """Batches without end, from step ``start`` on, always the same for the same key."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches of tensors that are in memory, or on the device, as a whole.
+
+    Attributes:
+        tensors: such as images (n, …) and labels (n,); pairs stay together.
+        size: examples per batch.
+
+    Raises:
+        ValueError: tensors of different lengths, or an empty batch.
+
+    Example:
+        >>> batches = Batches((torch.arange(4.0), torch.arange(4)), size=2)
+        >>> x, y = next(batches.draw(0))
+        >>> bool((x == y).all())
+        True
+    """
+
+    tensors: tuple[Tensor, ...]
+    size: int
+
+    def __post_init__(self) -> None:
+        lengths = [len(t) for t in self.tensors]
+        require(len(set(lengths)) == 1, f"tensors must be of one length, got {lengths}")
+        require(self.size > 0, f"size must be positive, got {self.size}")
+
+    def draw(self, *key: int | str, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """Batches without end: those of :func:`flatmin.training.shuffled`."""
+        for chosen in shuffled(len(self.tensors[0]), self.size, *key, start=start):
+            on_device = chosen.to(self.tensors[0].device, non_blocking=True)
+            yield tuple(t[on_device] for t in self.tensors)
+
+
+class Run:
+    """A model, its optimizer, their schedule and average, and the step they are at.
+
+    To resume, build the same things, load the state, and call the same loop again: it goes on from
+    :attr:`step` and, on a CPU, ends bitwise like a run that was never interrupted. The order of the
+    examples is a function of seed and step; IAM's noise is saved by its optimizer.
+
+    Args:
+        model: trained in place, where it lies.
+        optimizer: of :mod:`torch.optim` or :mod:`flatmin.optim`, over the model's parameters.
+        seed: names the order of the examples and the augmentations.
+        schedule: factor of each group's learning rate by step.
+        ema: decay of an exponential moving average of the weights, which is then the model that is
+            evaluated; None for no average.
+
+    Attributes:
+        step: steps taken so far.
+        generator: source of the augmentations, on the model's device.
+        average: ``AveragedModel`` or None.
+
+    Raises:
+        ValueError: ``ema`` outside (0, 1).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        seed: int,
+        schedule: Schedule = constant,
+        ema: float | None = None,
+    ) -> None:
+        require(ema is None or 0 < ema < 1, f"ema must lie between 0 and 1, got {ema}")
+        self.model, self.optimizer, self.seed, self.schedule = model, optimizer, seed, schedule
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.generator = stream(seed, "augmentation", device=next(model.parameters()).device)
+        self.average = None
+        if ema is not None:
+            mean = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(model, multi_avg_fn=mean)
+        self.step = 0
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that counts: the average, where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def train(
+        self,
+        updates: Iterable[Callable[[], Tensor]],
+        *,
+        steps: int,
+        every: int,
+        evaluate: Evaluate | None,
+    ) -> Iterator[Record]:
+        """What all loops share: take the updates one by one, and now and then look.
+
+        Args:
+            updates: each calls the optimizer once and returns the loss.
+            steps: where to stop.
+            every: steps between two records; the last step always yields one.
+            evaluate: metrics of :attr:`evaluated`, which is in evaluation mode.
+
+        Yields:
+            ``{"step": …, "loss": mean over the steps since the last record, **metrics}``. Between
+            two records is the time to save, change a radius, or stop.
+
+        Raises:
+            ValueError: ``every`` is not positive.
+        """
+        require(every > 0, f"every must be positive, got {every}")
+        losses: list[Tensor] = []
+        for update in islice(updates, max(steps - self.step, 0)):
+            self.model.train()
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self.schedule(self.step)
+            self.optimizer.zero_grad()
+            losses.append(update().detach())
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            self.step += 1
+            if self.step % every == 0 or self.step == steps:
+                metrics = {} if evaluate is None else evaluate(self.evaluated.eval())
+                yield {"step": self.step, "loss": float(torch.stack(losses).mean()), **metrics}
+                losses = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes, for ``torch.save`` and ``torch.load(…, weights_only=True)``."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to where ``state`` was taken.
+
+        Raises:
+            ValueError: before any change: the state of another kind of run.
+        """
+        own = self.state_dict()
+        require(state.keys() == own.keys(), f"state must hold {[*own]}, got {[*state]}")
+        for part in ("model", "average"):
+            shapes = [{k: v.shape for k, v in (s[part] or {}).items()} for s in (own, state)]
+            require(shapes[0] == shapes[1], f"state[{part!r}] is that of another model")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.model.load_state_dict(state["model"])
+        self.generator.set_state(state["generator"].cpu())
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.step = state["step"]
+
+
+def descend(optimizer: Optimizer, closure: Closure) -> Tensor:
+    """One step of any optimizer, given the closure of :mod:`flatmin.optim`; returns the loss."""
+    if isinstance(optimizer, Climber):
+        loss = optimizer.step(closure)
+        assert loss is not None  # as there is a closure
+        return loss
+    loss, _ = closure()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss

@@ -109,6 +109,7 @@ def run(chapter: Chapter, tier: str) -> Run:
                 cwd=chapter.path.parent,
                 progress_bar=False,
                 extra_arguments=["--log-level=ERROR"],
+                coalesce_streams=True,  # else their number depends on timing
             )
         except PapermillExecutionError as error:
             return Run(chapter.name, error=_where(error))

@@ -116,3 +116,11 @@ def test_an_unknown_chapter_lists_the_known(tiny):
     tiny.chapter("part/01-one", "x = 1")
     with pytest.raises(SystemExit, match=r"no chapter named part/9; there are: part/01-one"):
         tiny.execute("book/part/9.md")
+
+
+def test_output_in_pieces_is_one_output(tiny):
+    cell = "import time\nfor i in range(3):\n    print(i, flush=True); time.sleep(0.3)"
+    chapter = tiny.chapter("part/01-one", cell)
+    assert tiny.execute() == 0
+    (output,) = chapter.executed().cells[-1].outputs
+    assert output.text == "0\n1\n2\n"

@@ -2,11 +2,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from flatmin.models import WideResNet, cnn6, mlp
+from flatmin.models import ResNet, VisionTransformer, WideResNet, cnn6, cnn_bn, mlp
 
 
 def count(model):
@@ -119,13 +120,97 @@ def test_mlp_needs_two_widths():
 
 
 @pytest.mark.parametrize(
+    ("depth", "classes", "stem", "size"),
+    [(18, 10, "cifar", 11_173_962), (50, 1000, "imagenet", 25_557_032)],
+)
+def test_resnet_has_the_published_size(depth, classes, stem, size):
+    with torch.device("meta"):
+        model = ResNet(depth, classes, stem=stem)
+    assert count(model) == size
+    on_path = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    assert sum("shortcut" not in name for name in on_path) + 1 == depth
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_resnet_is_torchvision_s(depth):
+    reference = getattr(torchvision.models, f"resnet{depth}")(num_classes=7).eval()
+    model = ResNet(depth, 7, stem="imagenet").eval()
+    values = [v for name, v in reference.state_dict().items()]
+    model.load_state_dict(dict(zip(model.state_dict(), values, strict=True)))
+    x = torch.randn(2, 3, 64, 64, generator=seeded())
+    torch.testing.assert_close(model(x), reference(x))
+
+
+def test_resnet_for_cifar_keeps_the_resolution():
+    with torch.device("meta"):
+        features = ResNet(18, in_channels=1).features
+        assert features(torch.zeros(2, 1, 32, 32)).shape == (2, 512, 4, 4)
+
+
+@pytest.mark.parametrize(("width", "heads", "size"), [(192, 3, 5_717_416), (384, 6, 22_050_664)])
+def test_vision_transformer_has_the_published_size(width, heads, size):
+    with torch.device("meta"):
+        assert count(VisionTransformer(224, 16, width, 12, heads, 1000)) == size
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_vision_transformer_is_torchvision_s(training):
+    sizes = {"image_size": 8, "patch_size": 4, "num_classes": 5}
+    reference = torchvision.models.VisionTransformer(
+        **sizes, num_layers=2, num_heads=3, hidden_dim=12, mlp_dim=48
+    )
+    nn.init.normal_(reference.heads.head.weight, generator=seeded())
+    model = VisionTransformer(**sizes, width=12, depth=2, heads=3).train(training)
+    renamed = {
+        **{"class_token": "token", "encoder.pos_embedding": "position", "conv_proj": "patches"},
+        **{"encoder.layers.encoder_layer_": "blocks.", "self_attention": "self_attn"},
+        **{"ln_1": "norm1", "ln_2": "norm2", "mlp.0": "linear1", "mlp.3": "linear2"},
+        **{"encoder.ln": "norm", "heads.head": "head"},
+    }
+    state = {}
+    for name, value in reference.state_dict().items():
+        for theirs, ours in renamed.items():
+            name = name.replace(theirs, ours)
+        state[name] = value
+    model.load_state_dict(state)
+    x = torch.randn(3, 3, 8, 8, generator=seeded())
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), reference.train(training)(x))
+
+
+def test_cnn_bn():
+    model = cnn_bn(1, 10)
+    assert count(model) == 72 + 16 + 1152 + 32 + 2304 + 32 + 170
+    x = torch.randn(4, 1, 14, 14, generator=seeded())
+    assert model[:-3](x).shape == (4, 16, 4, 4)
+    assert model(x).shape == (4, 10)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ResNet(34), "depth must be 18 or 50, not 34"),
+        (lambda: ResNet(18, stem="tiny"), "stem must be .*'tiny'"),
+        (lambda: VisionTransformer(30, 4), "image_size must be a multiple of 4, not 30"),
+        (lambda: VisionTransformer(32, 4, 100, 2, 3), "width must be a multiple of the 3 heads"),
+    ],
+)
+def test_bad_sizes(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
     "build",
     [
         lambda g: mlp([4, 8, 3], generator=g),
         lambda g: cnn6(1, 3, image_size=8, generator=g),
+        lambda g: cnn_bn(generator=g),
         lambda g: WideResNet(10, 1, generator=g),
+        lambda g: ResNet(18, generator=g),
+        lambda g: VisionTransformer(8, 4, 12, 1, generator=g),
     ],
-    ids=["mlp", "cnn6", "WideResNet"],
+    ids=["mlp", "cnn6", "cnn_bn", "WideResNet", "ResNet", "VisionTransformer"],
 )
 def test_generator_decides_and_global_state_stays(build):
     before = torch.get_rng_state()

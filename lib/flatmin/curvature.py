@@ -315,7 +315,7 @@ def _top_eigenpairs(
     start = draw.cpu().double().numpy()
     matrix = LinearOperator((m, m), matvec, dtype=np.float64)
     # The few eigenvalues wanted stand out: a small Krylov space finds them in the fewest products.
-    krylov = min(m, max(2 * k + 2, 8))
+    krylov = min(m, max(2 * k + 1, k + 5))
     try:
         values, vectors = eigsh(matrix, k, which="LA", v0=start, ncv=krylov, tol=tol, maxiter=300)
     except ArpackNoConvergence as stopped:

@@ -15,13 +15,14 @@ from flatmin.training.loops import (
     supervised,
 )
 from flatmin.training.randomness import shuffled, stream
-from flatmin.training.run import Batches, BatchSource, Run, descend
+from flatmin.training.run import Batches, BatchSource, LoadedBatches, Run, descend
 from flatmin.training.schedules import constant, cosine, drops, seven_sixteenths
 
 __all__ = [
     "BatchSource",
     "Batches",
     "Ensemble",
+    "LoadedBatches",
     "Run",
     "constant",
     "cosine",

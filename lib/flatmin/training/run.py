@@ -8,9 +8,10 @@ from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 
 from flatmin._climb import require
 from flatmin.optim import Climber
@@ -60,6 +61,45 @@ class Batches:
         for chosen in shuffled(len(self.tensors[0]), self.size, *key, start=start):
             on_device = chosen.to(self.tensors[0].device, non_blocking=True)
             yield tuple(t[on_device] for t in self.tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedBatches:
+    """Batches of a data set whose examples are read one at a time, by worker processes if wanted.
+
+    Attributes:
+        dataset: ``dataset[index, seed]`` is an example, augmented by draws from the seed, such as
+            :class:`flatmin.data.images.FolderImages`.
+        size: examples per batch.
+        device: where the batches go.
+        workers: processes that read ahead.
+
+    Raises:
+        ValueError: an empty batch.
+    """
+
+    dataset: Any
+    size: int
+    device: torch.device | str = "cpu"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.size > 0, f"size must be positive, got {self.size}")
+
+    def draw(self, *key: int | str, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """Batches without end: those of :func:`flatmin.training.shuffled`."""
+
+        def items() -> Iterator[list[tuple[int, int]]]:
+            order = shuffled(len(self.dataset), self.size, *key, start=start)
+            for step, chosen in enumerate(order, start):
+                draw = stream(*key, "example", step)
+                seeds = torch.randint(2**31, (self.size,), generator=draw)
+                yield list(zip(chosen.tolist(), seeds.tolist(), strict=True))
+
+        pinned = torch.device(self.device).type == "cuda"
+        settings = {"num_workers": self.workers, "pin_memory": pinned, "generator": Generator()}
+        for batch in DataLoader(self.dataset, batch_sampler=items(), **settings):  # type: ignore[arg-type]
+            yield tuple(t.to(self.device, non_blocking=True) for t in batch)
 
 
 class Run:

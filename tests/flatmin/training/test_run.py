@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from flatmin.optim import IAMD, IAMS, SAM
-from flatmin.training import Batches, Run, cosine, fixmatch, simclr, stream, supervised
+from flatmin.training import (
+    Batches,
+    LoadedBatches,
+    Run,
+    cosine,
+    fixmatch,
+    simclr,
+    stream,
+    supervised,
+)
 
 X = torch.randn(30, 1, 5, 5, generator=stream(0))
 Y = torch.randint(3, (30,), generator=stream(1))
@@ -136,6 +145,33 @@ def test_another_run_s_state_is_refused_whole():
     assert equal(run.state_dict(), before)
 
 
+class Read:
+    """Reads an example of X, moved by a number drawn from its seed."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, item):
+        index, seed = item
+        draw = torch.Generator().manual_seed(seed)
+        return X[index] + torch.rand(1, generator=draw), int(Y[index])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loaded_batches_resume_and_follow_the_same_order(workers):
+    before = torch.get_rng_state()
+    loaded = LoadedBatches(Read(), 7, workers=workers)
+    batches = list(zip(range(6), loaded.draw(3), strict=False))
+    for (_, (x, y)), (own, labels) in zip(batches, Batches((X, Y), 7).draw(3), strict=False):
+        assert torch.equal(y, labels)
+        shift = (x - own).flatten(1)
+        assert 0 < shift.min() <= shift.max() < 1
+        assert shift.std(1).max() < 1e-5
+    again = zip(batches[4:], loaded.draw(3, start=4), strict=False)
+    assert all(torch.equal(x, y) for (_, a), b in again for x, y in zip(a, b, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="ema must lie between 0 and 1, got 1"):
         start("SGD", ema=1.0)
@@ -143,5 +179,6 @@ def test_bad_arguments():
         next(supervised(start("SGD"), Batches((X, Y), 7), steps=4, every=0))
     with pytest.raises(ValueError, match=r"of one length, got \[30, 29\]"):
         Batches((X, Y[1:]), 7)
-    with pytest.raises(ValueError, match="size must be positive, got 0"):
-        Batches((X, Y), 0)
+    for build in (lambda: Batches((X, Y), 0), lambda: LoadedBatches(Read(), 0)):
+        with pytest.raises(ValueError, match="size must be positive, got 0"):
+            build()

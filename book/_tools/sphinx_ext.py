@@ -164,7 +164,7 @@ class Scoreboard(SphinxDirective):
         tier = [] if row.verdict == PLANNED else [_said(f"tier {entry['tier']}", "aside")]
         return [
             [nodes.paragraph("", "", name)],
-            [_said(entry["statement"]), _said(source, "aside")],
+            [*self.parse_text_to_nodes(entry["statement"]), _said(source, "aside")],
             [_said(row.ours), *paper],
             [_said(row.verdict, "verdict", sign), *tier],
         ]

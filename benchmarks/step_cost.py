@@ -1,0 +1,210 @@
+"""What a step costs: SGD, SAM, IAM-S and both forms of IAM-D on one WRN, steps interleaved.
+
+Run `python benchmarks/step_cost.py`, or on a GPU
+
+    python benchmarks/step_cost.py --device cuda --widen 8 --bf16 --channels-last --compile
+
+With --json the figures and where they come from are written to book/results/.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import date
+from pathlib import Path
+from time import perf_counter
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread for all
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+
+import flatmin
+from flatmin.inconsistency import InconsistencyPenalty
+from flatmin.models import WideResNet
+from flatmin.optim import IAMD, IAMS, SAM
+
+ROOT = Path(__file__).parents[1]
+COUNTED = {"SGD": 3, "SAM": 6, "IAM-S": 7, "IAM-D penalty": 9, "IAM-D step": 10}  # fwd 1, bwd 2
+
+
+def steps(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    """One training step per method, each on a model of its own with the same weights and batch."""
+    device = torch.device(options.device)
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(options.batch, 3, 32, 32, generator=draw).to(device, memory_format=layout)
+    y = torch.randint(10, (options.batch,), generator=draw).to(device)
+
+    def make(name: str) -> Callable[[], object]:
+        model = WideResNet(options.depth, options.widen, generator=torch.Generator().manual_seed(0))
+        inner = model.to(device, memory_format=layout)
+        model = torch.compile(inner) if options.compile else inner
+        settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+        generator = torch.Generator(device).manual_seed(0)
+        climb = {"rho": 0.1, "generator": generator}
+        penalty = InconsistencyPenalty(model, **climb)
+        optimizer = {
+            "SAM": lambda: SAM(model.parameters(), SGD, rho=0.1, module=model, **settings),
+            "IAM-S": lambda: IAMS(model.parameters(), SGD, module=model, **climb, **settings),
+            "IAM-D step": lambda: IAMD(model.parameters(), SGD, module=model, **climb, **settings),
+        }.get(name, lambda: SGD(model.parameters(), **settings))()
+
+        def closure() -> tuple[Tensor, Tensor]:
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+                logits = model(x)
+                return cross_entropy(logits, y), logits
+
+        def step() -> object:
+            optimizer.zero_grad()
+            if name not in ("SGD", "IAM-D penalty"):
+                return optimizer.step(closure)
+            loss, logits = closure()
+            if name == "IAM-D penalty":
+                with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+                    loss = loss + penalty(x, logits)
+            loss.backward()
+            return optimizer.step()
+
+        return step
+
+    return {name: make(name) for name in COUNTED}
+
+
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """The largest number of bytes that autograd held for backward passes at one time."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        meter = self
+
+        class Held:
+            def __init__(self, tensor: Tensor) -> None:
+                self.tensor, self.size = tensor, tensor.nbytes
+                meter.now += self.size
+                meter.peak = max(meter.peak, meter.now)
+
+            def __del__(self) -> None:
+                meter.now -= self.size
+
+        super().__init__(Held, lambda held: held.tensor)
+
+
+def peak_memory(step: Callable[[], object], options: argparse.Namespace) -> int:
+    """Bytes at the peak of a step: all that was allocated (GPU), or held by autograd (CPU)."""
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    meter = SavedBytes()
+    with meter if not options.compile else nullcontext():
+        step()
+    return meter.peak
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Median seconds of a step, its ratio to SGD, and the ratio of the peak memories."""
+    methods = steps(options)
+    wait = torch.cuda.synchronize if options.device == "cuda" else lambda: None
+    for step in methods.values():  # compile, choose kernels, fill caches
+        for _ in range(3):
+            step()
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    for done in range(options.rounds):
+        for name, step in methods.items():
+            wait()
+            start = perf_counter()
+            step()
+            wait()
+            seconds[name].append(perf_counter() - start)
+        if sys.stderr.isatty():
+            print(f"\rround {done + 1} of {options.rounds}", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    peaks = {name: peak_memory(step, options) for name, step in methods.items()}
+    # Steps of one round share whatever else the machine does: compare within rounds.
+    ratios = {
+        name: [t / base for t, base in zip(times, seconds["SGD"], strict=True)]
+        for name, times in seconds.items()
+    }
+    return {
+        name: {
+            "counted": COUNTED[name] / COUNTED["SGD"],
+            "ratio": statistics.median(ratios[name]),
+            "milliseconds": 1e3 * statistics.median(seconds[name]),
+            "images_per_second": options.batch / statistics.median(seconds[name]),
+            "peak_megabytes": peaks[name] / 1e6,
+            "peak_ratio": peaks[name] / peaks["SGD"] if peaks["SGD"] else float("nan"),
+        }
+        for name in methods
+    }
+
+
+def provenance(options: argparse.Namespace) -> dict[str, object]:
+    """Where the figures come from."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    cuda = options.device == "cuda"
+    return {
+        "command": "python " + " ".join(["benchmarks/step_cost.py", *sys.argv[1:]]),
+        "commit": commit.stdout.strip() or "unknown",
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if cuda else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "flatmin": flatmin.__version__,
+        "model": f"WRN-{options.depth}-{options.widen}",
+        "batch": options.batch,
+        "precision": "bfloat16 autocast" if options.bf16 else "TF32" if cuda else "float32",
+        "memory": "allocated during the step" if cuda else "held by autograd",
+    }
+
+
+def main() -> None:
+    """Measure, print, and with --json keep."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--depth", type=int, default=16)
+    parser.add_argument("--widen", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--json", action="store_true", help="write book/results/step-cost-….json")
+    options = parser.parse_args()
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+
+    figures = measure(options)
+    columns = ["counted", "ratio", "milliseconds", "images_per_second", "peak_ratio"]
+    print(f"{'':14s}" + "".join(f"{column:>19s}" for column in columns))
+    for name, row in figures.items():
+        print(f"{name:14s}" + "".join(f"{row[column]:19.3g}" for column in columns))
+    if options.json:
+        flags = ["bf16"] * options.bf16 + ["channels-last"] * options.channels_last
+        flags += ["compiled"] * options.compile
+        name = f"step-cost-wrn-{options.depth}-{options.widen}"
+        path = ROOT / "book" / "results" / ("-".join([name, options.device, *flags]) + ".json")
+        path.parent.mkdir(exist_ok=True)
+        record = {"provenance": provenance(options), "figures": figures}
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        print(f"written to {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,10 +4,11 @@ import subprocess
 import sys
 import types
 
-import flatmin.data
 import numpy as np
 import pytest
 import torch
+
+import flatmin.data
 from flatmin.data import DEBIAN, FILES, PART, SHA256, fashion_mnist, read_split
 from flatmin.data.make import write_part
 

@@ -17,7 +17,7 @@ from _tools.chapters import HERE
 # What Colab has before its first cell, and what pip would then fetch: linked from here, so that
 # nothing is downloaded. hatchling builds the library.
 COLAB = ["ipykernel", "numpy", "matplotlib", "torch"]
-FETCHED = ["scipy", "seaborn", "pyyaml", "curvlinops-for-pytorch", "hatchling"]
+FETCHED = ["scipy", "seaborn", "pyyaml", "hatchling"]
 
 
 def with_needs(names):

@@ -92,17 +92,17 @@ def pullback(outputs: Tensor, weights: Sequence[Tensor], cotangent: Tensor) -> l
 
 
 def unit(tensors: list[Tensor]) -> list[Tensor]:
-    """Scales the tensors in place to joint norm 1; to 0 if their norm is 0 or not finite."""
+    """Scale the tensors in place to joint norm 1; to 0 if their norm is 0 or not finite."""
     norm = clear_unless_finite(tensors)
     torch._foreach_div_(tensors, torch.where(norm > 0, norm, 1.0))
     return tensors
 
 
 def clear_unless_finite(tensors: list[Tensor]) -> Tensor:
-    """Fills the tensors with 0 if one entry is not finite; returns their joint norm, then 0 too."""
+    """Fill the tensors with 0 if one entry is not finite; return their joint norm, then 0 too."""
     if not tensors:
         return torch.zeros(())
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
     broken = ~norm.isfinite()
     for tensor in tensors:
         tensor.masked_fill_(broken, 0)
@@ -110,7 +110,7 @@ def clear_unless_finite(tensors: list[Tensor]) -> Tensor:
 
 
 def same_randomness(params: Sequence[Tensor]) -> AbstractContextManager[None]:
-    """Puts the global random state back on leaving: the next pass draws the same dropout mask."""
+    """Put the global random state back on leaving: the next pass draws the same dropout mask."""
     device = params[0].device
     devices = [] if device.type in ("cpu", "mps") else [device]
     context: AbstractContextManager[None] = torch.random.fork_rng(devices, device_type=device.type)
@@ -123,18 +123,18 @@ def new_generator(params: Sequence[Tensor]) -> torch.Generator:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raises ValueError unless the condition holds."""
+    """Raise ValueError unless the condition holds."""
     if not condition:
         raise ValueError(message)
 
 
 def check_rho(rho: float) -> None:
-    """Checks a radius."""
+    """Check a radius."""
     require(0 < rho < math.inf, f"rho must be positive and finite, got {rho}")
 
 
 def check_climb(rho: float, steps: int, sigma: float, divergence: str) -> None:
-    """Checks what Algorithm 1 is run with."""
+    """Check what Algorithm 1 is run with."""
     check_rho(rho)
     require(isinstance(steps, int) and steps >= 1, f"steps must be an integer >= 1, got {steps}")
     require(0 < sigma < math.inf, f"sigma must be positive and finite, got {sigma}")
@@ -144,12 +144,12 @@ def check_climb(rho: float, steps: int, sigma: float, divergence: str) -> None:
 
 
 def check_beta(beta: float) -> None:
-    """Checks the weight of a penalty."""
+    """Check the weight of a penalty."""
     require(0 <= beta < math.inf, f"beta must be non-negative and finite, got {beta}")
 
 
 def check_outputs(outputs: Tensor, divergence: str) -> Tensor:
-    """Checks that outputs have the shape that the divergence is defined for."""
+    """Check that outputs have the shape that the divergence is defined for."""
     if not isinstance(outputs, Tensor):
         raise TypeError(f"the model must return a tensor, got {type(outputs).__name__}")
     shape = tuple(outputs.shape)

@@ -1,5 +1,7 @@
 """Local inconsistency S_ρ: how far a small step in parameter space can move a model's outputs.
 
+::
+
     S_ρ(θ) = max_{‖δ‖₂ ≤ ρ} E_x D( f(x, θ) ‖ f(x, θ + δ) )  ≈  ½ ρ² λ_max(F(θ))
 
 (Kim et al. 2026.) It needs one model and no label. :func:`local_inconsistency` measures it,
@@ -33,6 +35,7 @@ from flatmin._climb import (
     check_beta,
     check_climb,
     check_outputs,
+    check_rho,
     new_generator,
     noise,
     pullback,
@@ -75,7 +78,7 @@ def local_inconsistency(
     training: bool = False,
     generator: torch.Generator | None = None,
 ) -> LocalInconsistency:
-    """Measures S_ρ(θ) by Algorithm 1 of Kim et al. 2026.
+    """Measure S_ρ(θ) by Algorithm 1 of Kim et al. 2026.
 
     From noise δ₀, each step sets δ ← ρ g/‖g‖ with g = ∇_δ E_x D( f(x, θ) ‖ f(x, θ + δ) ): near θ,
     where g = Fδ, one step of power iteration on the Fisher matrix. The model is left as it was:
@@ -146,10 +149,10 @@ def worst_case_perturbation(
     training: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Finds δ_K of Algorithm 1, the perturbation of size ρ that moves the outputs most.
+    """Find δ_K of Algorithm 1, the perturbation of size ρ that moves the outputs most.
 
     The first step has two forms. With ``sigma``, the paper's: the gradient at noise
-    δ₀ ~ N(0, (σ²/m) I). With ``sigma=None``, its limit for little noise,
+    δ₀ ~ N(0, (σ²/m) I). With ``sigma=None``, its limit for little noise, ::
 
         g₀ = Fδ₀ = (1/n) Σ_x Jᵀ (diag p − p pᵀ) J δ₀,
 
@@ -203,7 +206,7 @@ def worst_case_perturbation(
 
 
 def outputs_at(model: nn.Module, inputs: Batch, delta: Tensor) -> Tensor:
-    """Computes f(x, θ + δ) without touching the model.
+    """Compute f(x, θ + δ) without touching the model.
 
     Args:
         model: the network, called in its present mode.
@@ -211,7 +214,7 @@ def outputs_at(model: nn.Module, inputs: Batch, delta: Tensor) -> Tensor:
         delta: δ, (m,), in the order of the model's trainable parameters.
 
     Returns:
-        The outputs (n, ...), differentiable in δ and θ.
+        The outputs (n, ...), differentiable in δ and θ (but not through checkpointed layers).
 
     Raises:
         ValueError: δ is not (m,).
@@ -293,15 +296,17 @@ class InconsistencyPenalty:
         self.generator = generator or new_generator(_Network(model).params)
 
     def __call__(self, inputs: Batch, logits: Tensor | None = None) -> Tensor:
-        """Computes β S_ρ of one batch.
+        """Compute β S_ρ of one batch.
 
         Args:
             inputs: one batch, labels not needed: it may hold unlabelled examples.
             logits: f(x, θ) of these inputs with its graph, (n, C); computed here if left out.
 
         Returns:
-            A scalar, at least in float32.
+            A scalar, at least in float32; like a loss, NaN if outputs are not finite.
         """
+        check_rho(self.rho)
+        check_beta(self.beta)
         network = _Network(self.model)
         params, divergence = network.params, DIVERGENCES[self.divergence]
         # Every pass but the last repeats its randomness; with logits given, that one was the last.

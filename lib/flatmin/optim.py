@@ -142,12 +142,12 @@ class Climber(Optimizer):
         self.state = self.base_optimizer.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state of this optimizer or of its base optimizer's kind."""
+        """Load a state of this optimizer or of its base optimizer's kind."""
         self.base_optimizer.load_state_dict(state_dict)
         self._share()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Takes one step.
+        """Take one step.
 
         Args:
             closure: runs the forward pass only and returns (loss, logits); SAM is content with the
@@ -177,13 +177,13 @@ class Climber(Optimizer):
         return loss
 
     def _backward(self, passes: _Passes) -> None:
-        """Adds the gradient of one step to ``.grad``."""
+        """Add the gradient of one step to ``.grad``."""
         with self.perturbed(passes.objective):
             passes.run()[0].backward()  # type: ignore[no-untyped-call]
 
     @contextmanager
     def perturbed(self, forward: Forward) -> Iterator[Tensor]:
-        """Holds the parameters at θ + δ inside the ``with`` block, and bitwise at θ after it.
+        """Hold the parameters at θ + δ inside the ``with`` block, and bitwise at θ after it.
 
         Run backward inside: after it PyTorch refuses, as the parameters have moved. The climb does
         not touch ``.grad``. θ comes back after an exception too.
@@ -232,7 +232,7 @@ class Climber(Optimizer):
         return reference
 
     def _climb(self, reference: Tensor, rehearse: Forward, params: list[Tensor]) -> Deltas:
-        """Yields one δ after the other; the parameters are at θ + δ when it goes on."""
+        """Yield one δ after the other; the parameters are at θ + δ when it goes on."""
         raise NotImplementedError
 
     def _targets(self) -> tuple[list[Tensor], list[float]]:
@@ -435,7 +435,7 @@ class IAMS(Climber):
         return {**super().state_dict(), "generator": self._generator.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state of this optimizer or of its base optimizer's kind."""
+        """Load a state of this optimizer or of its base optimizer's kind."""
         super().load_state_dict(state_dict)
         if "generator" in state_dict:
             self._generator.set_state(state_dict["generator"].cpu())

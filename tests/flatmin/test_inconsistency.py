@@ -406,6 +406,8 @@ def test_rho_and_beta_may_change_between_steps():
         return penalty(case.inputs)
 
     assert 4 < float(value(2) / value(1)) < 12  # β ρ², doubled each
+    with pytest.raises(ValueError, match=r"rho must be positive and finite, got -0\.1"):
+        value(-1)
 
 
 # Errors and edges

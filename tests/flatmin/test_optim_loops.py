@@ -279,6 +279,26 @@ def test_a_shared_weight_moves_once(kind):
         assert float((theta_of(case) - before).norm()) == pytest.approx(RHO)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_on_a_gpu_waits_for_nothing(kind):
+    host = build("conv", torch.float32)
+    case = Case("gpu", host.model.cuda(), host.inputs.cuda(), host.targets.cuda())
+    optimizer = make(kind, case.model, momentum=0.9)
+    before = theta_of(case)
+    optimizer.step(closure_of(case))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.zero_grad()
+        loss = optimizer.step(closure_of(case))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert loss.isfinite()
+    assert theta_of(case).isfinite().all()
+    assert not torch.equal(theta_of(case), before)
+
+
 # Frameworks
 
 

@@ -16,41 +16,51 @@
     return library;
   }
 
-  // Axes and letters in the colours of the page; panels below each other where it is narrow.
-  function look(layout, colour, width) {
+  // Axes and letters in the colour of the page's ink; panels below each other where it is narrow.
+  function look(layout, ink, width) {
     const panels = Object.keys(layout).filter((key) => key.startsWith("xaxis"));
     const stacked = width < 520 && panels.length > 1;
-    const faint = colour.replace("rgb(", "rgba(").replace(")", ", 0.2)");
+    const axis = {
+      gridcolor: ink.replace("rgb(", "rgba(").replace(")", ", 0.2)"),
+      linecolor: ink,
+      tickcolor: ink,
+      showline: true,
+      zeroline: false,
+      ticks: "outside",
+      fixedrange: true,
+    };
     const themed = {
-      height: stacked ? 260 * panels.length + 40 : layout.height,
-      margin: { l: 62, r: 12, t: 12, b: 48 },
+      height: stacked ? 280 * panels.length : layout.height,
+      margin: { l: 62, r: 24, t: 12, b: 48 },
       paper_bgcolor: "rgba(0, 0, 0, 0)",
       plot_bgcolor: "rgba(0, 0, 0, 0)",
-      font: { color: colour, size: 13, family: "inherit" },
+      font: { color: ink, size: 13 },
       legend: { orientation: "h", x: 0, y: 1, xanchor: "left", yanchor: "bottom" },
       hovermode: false,
       dragmode: false,
     };
-    panels.forEach((name, number) => {
-      const axis = { gridcolor: faint, linecolor: colour, zeroline: false, showline: true, ticks: "outside", tickcolor: colour, fixedrange: true };
-      const across = { ...layout[name], ...axis };
-      const up = { ...layout[name.replace("x", "y")], ...axis };
-      if (stacked) {
-        const share = 1 / panels.length;
-        across.domain = [0, 1];
-        up.domain = [1 - (number + 1) * share + 0.1, 1 - number * share];
-      }
-      themed[name] = across;
-      themed[name.replace("x", "y")] = up;
+    const place = (gap, number) => {
+      const size = (1 - gap * (panels.length - 1)) / panels.length;
+      return [number * (size + gap), number * (size + gap) + size];
+    };
+    panels.forEach((across, number) => {
+      const up = across.replace("x", "y");
+      const title = { ...layout[across].title, standoff: 6 };
+      themed[across] = { ...layout[across], ...axis, title, domain: stacked ? [0, 1] : place(0.12, number) };
+      themed[up] = { ...layout[up], ...axis };
+      if (stacked) themed[up].domain = place(0.2, panels.length - 1 - number);
     });
     return themed;
   }
 
-  // Dark lines are black ink on white paper: in the dark they take the page's.
-  function inked(trace, colour) {
-    const dark = /^#([0-3].){3}$/.test(trace.line.color);
-    const paint = dark ? { color: colour } : {};
-    return { ...trace, line: { ...trace.line, ...paint }, marker: { ...trace.marker, ...paint } };
+  // Figures are made for white paper. On a dark page black turns to the ink of the page, and
+  // colours come a third of the way to white.
+  function inked(trace, ink) {
+    const levels = trace.line.color.match(/\w\w/g).map((pair) => parseInt(pair, 16));
+    const dark = ink.match(/\d+/)[0] > 128;
+    const lifted = `rgb(${levels.map((level) => Math.round(dark ? (2 * level + 255) / 3 : level))})`;
+    const color = Math.max(...levels) < 64 ? ink : lifted;
+    return { ...trace, line: { ...trace.line, color }, marker: { ...trace.marker, color } };
   }
 
   async function enliven(source) {
@@ -71,15 +81,18 @@
 
     function show() {
       const step = Number(input.value);
-      const colour = getComputedStyle(holder).color;
+      const ink = getComputedStyle(holder).color;
       said.textContent = currentvalue.prefix + steps[step].label;
       input.setAttribute("aria-valuetext", said.textContent);
-      const traces = data.map((trace, number) => ({ ...inked(trace, colour), ...frames[step].data[number] }));
-      Plotly.react(plot, traces, look(layout, colour, holder.clientWidth), { displayModeBar: false });
+      const traces = data.map((trace, number) => ({ ...inked(trace, ink), ...frames[step].data[number] }));
+      Plotly.react(plot, traces, look(layout, ink, holder.clientWidth), { displayModeBar: false });
     }
     input.addEventListener("input", show);
     let width;
-    new ResizeObserver(() => holder.clientWidth !== width && ((width = holder.clientWidth), show())).observe(holder);
+    new ResizeObserver(() => {
+      if (holder.clientWidth !== width) show();
+      width = holder.clientWidth;
+    }).observe(holder);
     new MutationObserver(show).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   }
 

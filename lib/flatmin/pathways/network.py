@@ -161,7 +161,7 @@ class MultiPathway(nn.Module):
         if inputs is None:
             return torch.stack([reduce(lambda out, w: w @ out, weight) for weight in self.weights])
         outputs = self.pathway_outputs(inputs)
-        fit: Tensor = torch.linalg.lstsq(inputs.expand_as(outputs), outputs).solution
+        fit: Tensor = torch.linalg.pinv(inputs) @ outputs  # lstsq refuses what a NaN reached
         return fit.mT
 
     def strengths(self, target: Tensor, inputs: Tensor | None = None) -> Tensor:

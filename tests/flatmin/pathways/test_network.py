@@ -170,6 +170,14 @@ def test_training_stops_once_it_diverged():
     assert history.steps.tolist() == [0, 100]
 
 
+def test_training_on_inputs_may_end_in_nan():
+    network = MultiPathway([3, 3], 4, torch.tanh).start_balanced([0.3, 0.2])
+    eye = torch.eye(4, dtype=torch.float64)
+    history = train(network, eye, 400.0, 1000, inputs=eye, record_every=1000)
+    assert history.loss.isnan().tolist() == [False, True]
+    assert history.strengths[-1].isnan().all()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

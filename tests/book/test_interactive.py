@@ -119,7 +119,7 @@ def test_letters_follow_the_theme(open_figure, page, name):
     assert int(letter.evaluate(colour)) > 128
     figure.page.evaluate("document.documentElement.dataset.theme = 'light'")
     figure.page.wait_for_function(
-        f"getComputedStyle(document.querySelector('#{name} .xtick text')).fill.match(/\\d+/)[0] < 128"
+        f"({colour})(document.querySelector('#{name} .xtick text')) < 128"
     )
 
 

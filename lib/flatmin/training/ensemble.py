@@ -3,7 +3,6 @@
 The weights of all networks are the rows of one matrix θ (models, m). One vmapped forward pass gives
 all logits, and since no network sees another, the gradient of the sum of their losses holds each
 one's own gradient in its row. What remains of SGD, SAM, ASAM, IAM-D and IAM-S is row arithmetic.
-
 """
 
 from __future__ import annotations
@@ -258,6 +257,19 @@ def train_ensemble(
     Model i does, up to rounding, what ``torch.optim.SGD`` or :mod:`flatmin.optim`, given
     ``generator=stream(seeds[i], "noise")`` and ``module=model``, do with its batches. The controls
     ``"random-D"`` and ``"random-S"`` are IAM-D and IAM-S with a random δ of norm ρ in place of δ_K.
+
+    It pays for the smallest models. Speed-up over the plain loop on one CPU thread, batch 50 of
+    14 × 14 images, ``mlp([196, 64, 64, 10])`` and :func:`~flatmin.models.cnn_bn`
+    (``benchmarks/ensemble.py``):
+
+    ==============  ===  ===  =====
+    models          SGD  SAM  IAM-D
+    ==============  ===  ===  =====
+    20 perceptrons  1.8  2.5  3.1
+    72 perceptrons  2.2  3.2  4.0
+    20 CNNs         1.3  1.4  1.4
+    72 CNNs         1.7  1.5  1.6
+    ==============  ===  ===  =====
 
     Args:
         models: networks of one architecture, without dropout; they are copied.

@@ -170,11 +170,12 @@ def rand_augment(images: Tensor, generator: Generator, *, times: int = 2) -> Ten
     The operations: none, autocontrast, brightness, contrast, saturation, sharpness, posterise,
     solarise, rotation by up to 30°, shears by up to 0.3, shifts by up to 0.3 of the side.
     """
+    tones = len(_TONES)
     for _ in range(times):
-        which = _integers(images, generator, len(_OPERATIONS))[0].view(-1, 1, 1, 1)
+        which = _integers(images, generator, tones + 5)[0].view(-1, 1, 1, 1)
         strength = _uniform(images, generator)
-        result = images
-        for index, operation in enumerate(_OPERATIONS):
+        result = _move(images, which - tones, strength)
+        for index, operation in enumerate(_TONES):
             result = torch.where(which == index, operation(images, strength), result)
         images = result
     return images
@@ -205,7 +206,7 @@ def _posterise(images: Tensor, strength: Tensor) -> Tensor:
     return ((images * 255).round() / step).floor() * step / 255
 
 
-_OPERATIONS: list[Callable[[Tensor, Tensor], Tensor]] = [
+_TONES: list[Callable[[Tensor, Tensor], Tensor]] = [
     lambda x, strength: x,
     _autocontrast,
     lambda x, strength: _fainter(x, 0.0, strength),  # brightness
@@ -214,12 +215,16 @@ _OPERATIONS: list[Callable[[Tensor, Tensor], Tensor]] = [
     _sharpness,
     _posterise,
     lambda x, strength: torch.where(x >= strength, 1 - x, x),  # solarise
-    lambda x, strength: _rotate(x, math.radians(30) * (2 * strength - 1)),
-    lambda x, strength: _warp(x, xy=0.3 * (2 * strength - 1)),
-    lambda x, strength: _warp(x, yx=0.3 * (2 * strength - 1)),
-    lambda x, strength: _warp(x, x=0.6 * (2 * strength - 1)),  # the image spans −1…1
-    lambda x, strength: _warp(x, y=0.6 * (2 * strength - 1)),
 ]
+
+
+def _move(images: Tensor, which: Tensor, strength: Tensor) -> Tensor:
+    """Rotation (0), shears (1, 2), shifts (3, 4): one warp for all."""
+    angle, shear_x, shear_y, x, y = ((which == k) * (2 * strength - 1) for k in range(5))
+    cos, sin = (math.radians(30) * angle).cos(), (math.radians(30) * angle).sin()
+    shear_x, shear_y, x, y = 0.3 * shear_x, 0.3 * shear_y, 0.6 * x, 0.6 * y  # a side spans −1…1
+    return _warp(images, xx=cos, xy=shear_x - sin, x=x, yx=shear_y + sin, yy=cos, y=y)
+
 
 STANDARD = (crop, flip)
 WEAK = (partial(crop, mode="reflect"), flip)
@@ -265,10 +270,6 @@ def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     angle = 2 * math.pi * turn[:, 0]
     turned = torch.stack([y, angle.cos() * i - angle.sin() * q, angle.sin() * i + angle.cos() * q])
     return torch.einsum("ck,knhw->nchw", torch.linalg.inv(to_yiq), turned).clamp(0, 1)
-
-
-def _rotate(images: Tensor, angle: Tensor) -> Tensor:
-    return _warp(images, xx=angle.cos(), xy=-angle.sin(), yx=angle.sin(), yy=angle.cos())
 
 
 def _warp(

@@ -116,7 +116,11 @@ class Ensemble:
 
         Returns:
             S_ρ, (models,), float64.
+
+        Raises:
+            ValueError: an argument out of range.
         """
+        check_climb(rho, steps, sigma, "categorical")
         generator = generator or Generator(self.theta.device).manual_seed(0)
         delta = noise([self.theta[0]], sigma, generator)[0].expand_as(self.theta)
 

@@ -148,7 +148,7 @@ class Run:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The model that counts: the average, where there is one."""
+        """The average where there is one, else the model."""
         return self.model if self.average is None else self.average.module
 
     def train(

@@ -254,6 +254,11 @@ def test_bad_batches(settings, message):
         ensemble_batches(**settings)
 
 
+def test_bad_radius():
+    with pytest.raises(ValueError, match="rho must be positive and finite, got 0"):
+        Ensemble.of([plain_mlp(0)]).inconsistency(IMAGES, rho=0.0)
+
+
 def test_bad_models():
     with pytest.raises(ValueError, match="at least one"):
         Ensemble.of([])

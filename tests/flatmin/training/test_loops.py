@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from flatmin.models import mlp
+from flatmin.data.augment import STRONG, VIEW, WEAK, on_pixels
+from flatmin.models import cnn_bn, mlp
 from flatmin.optim import IAMD, SAM
 from flatmin.training import (
     Batches,
@@ -141,6 +142,19 @@ def test_simclr_pulls_views_together():
         record["loss"] for record in simclr(run, Batches((X,), 10), view=jitter, steps=40, every=10)
     ]
     assert losses[-1] < losses[0] - 0.1
+
+
+def test_images_go_through_their_augmentations():
+    images, labels = torch.randn(12, 1, 16, 16, generator=stream(0)), torch.arange(12) % 3
+    weak, strong, view = (on_pixels(*ops, mean=0.3, std=0.4) for ops in (WEAK, STRONG, VIEW))
+    model, batches = cnn_bn(1, 3, generator=stream(1)), Batches((images, labels), 6)
+    optimizer = IAMD(model.parameters(), torch.optim.SGD, rho=0.1, lr=0.1, module=model)
+    run = Run(model, optimizer, seed=0, ema=0.9)
+    settings = {"weak": weak, "strong": strong, "every": 1, "threshold": 0.0}
+    losses = [r["loss"] for r in fixmatch(run, batches, Batches((images,), 9), **settings, steps=2)]
+    losses += [r["loss"] for r in simclr(run, batches, view=view, steps=4, every=1)]
+    assert len(losses) == 4
+    assert all(map(math.isfinite, losses))
 
 
 def test_bad_temperature():

@@ -64,10 +64,16 @@ def library(chapter: Chapter) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def data_files(modules: dict[str, Path]) -> dict[str, Path]:
-    """Return the data that lie beside the modules, by file name."""
+def data_files(chapter: Chapter, modules: dict[str, Path]) -> dict[str, Path]:
+    """Return the data a chapter reads, by file name.
+
+    They lie beside the modules it imports, or under ``book/results`` and are named in its code.
+    """
     folders = {path.parent for path in modules.values()}
-    return {path.name: path for folder in sorted(folders) for path in sorted(folder.glob("*.npz"))}
+    found = [path for folder in sorted(folders) for path in sorted(folder.glob("*.npz"))]
+    code = chapter.code()
+    results = sorted(chapter.book.pages.glob("results/*.json"))
+    return {path.name: path for path in [*found, *(r for r in results if r.name in code)]}
 
 
 def rule(entry: dict[str, Any]) -> dict[str, Any]:
@@ -81,12 +87,13 @@ def inputs(chapter: Chapter) -> dict[str, Any]:
     Prose is not among them: it can be mended without another run.
     """
     modules = library(chapter)
+    data = data_files(chapter, modules)
     claims = chapter.book.claims
     reported = {id_: rule(claims[id_]) for id_ in claims if f'claim("{id_}")' in chapter.code()}
     return {
         "code": digest(chapter.code()),
         "library": {module: digest(path.read_bytes()) for module, path in modules.items()},
-        "data": {name: digest(path.read_bytes()) for name, path in data_files(modules).items()},
+        "data": {name: digest(path.read_bytes()) for name, path in data.items()},
         "rules": digest(json.dumps(reported, sort_keys=True)),
     }
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 __all__ = ["GeneralizationBound", "disagreement", "generalization_bound", "inconsistency_range"]
@@ -38,7 +37,7 @@ class GeneralizationBound:
 
     @property
     def total(self) -> float:
-        """The bound on the expected loss: the sum of the first four."""
+        """The sum of the first four: what the bound allows for the expected loss."""
         return self.loss + self.inconsistency + self.residual + self.complexity
 
 

@@ -455,7 +455,7 @@ class IAMD(IAMS):
     """IAM-D: minimises L(θ) + β S_ρ(θ) (Kim et al. 2026, Algorithm 2).
 
     S_ρ is the divergence of f(x, θ + δ_K) from f(x, θ), differentiated through both of its sides
-    with δ_K fixed. :meth:`step` holds one graph at a time: memory is that of SGD, for (K + 3)
+    with δ_K fixed. :meth:`Climber.step` holds one graph at a time: memory is that of SGD, for (K + 3)
     forward and (K + 2) backward passes. :class:`flatmin.inconsistency.InconsistencyPenalty` gives
     the same update with one forward less and two graphs.
 

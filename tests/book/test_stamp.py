@@ -16,12 +16,15 @@ def test_data_count_only_where_their_package_is_imported(tiny):
     tiny.write("lib/tiny/images/__init__.py", "")
     tiny.write("lib/tiny/images/part.npz", "pixels")
     chapter = tiny.chapter("part/01-one", "import tiny.images")
-    assert list(data_files(library(chapter))) == ["part.npz"]
+    assert list(data_files(chapter, library(chapter))) == ["part.npz"]
     stamp = inputs(chapter)
     assert differences(stamp, chapter) == []
     tiny.write("lib/tiny/images/part.npz", "other pixels")
     assert differences(stamp, chapter) == ["part.npz changed"]
-    assert not data_files(library(tiny.chapter("part/02-two", "import tiny.rule")))
+    other = tiny.chapter("part/02-two", "import tiny.rule; open('../results/a-run.json')")
+    tiny.write("book/results/a-run.json", "{}")
+    tiny.write("book/results/no-run.json", "{}")
+    assert list(data_files(other, library(other))) == ["a-run.json"]
 
 
 def test_only_the_rules_of_claims_that_a_chapter_reports_concern_it(tiny):

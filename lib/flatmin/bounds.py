@@ -118,6 +118,7 @@ def disagreement(logits: Tensor) -> float:
         ValueError: logits that are not (r ≥ 2, n, C).
 
     Example:
+        >>> import torch
         >>> f"{disagreement(torch.tensor([[[0.0, 0.0]], [[0.0, 1.0]]])):.4f}"
         '0.1155'
     """

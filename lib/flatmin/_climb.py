@@ -29,11 +29,14 @@ class Divergence:
         total: ``(f, f') -> Σ_i D(f_i ‖ f'_i)``, a scalar.
         slope: ``(f, f') -> ∂ total / ∂f'``, shaped as f′.
         curvature: ``(f, u) -> (∂² total / ∂f'²) u`` at f′ = f, shaped as f.
+        score: ``(f, generator) -> ∂ log p(y | f) / ∂f`` for y drawn from f, shaped as f. Its
+            covariance is that curvature.
     """
 
     total: Callable[[Tensor, Tensor], Tensor]
     slope: Callable[[Tensor, Tensor], Tensor]
     curvature: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Tensor, torch.Generator], Tensor]
 
 
 def _wide(outputs: Tensor) -> Tensor:
@@ -50,18 +53,31 @@ def _softmax_covariance(z: Tensor, u: Tensor) -> Tensor:
     return p * (u - (p * u).sum(1, keepdim=True))
 
 
+def _categorical_score(z: Tensor, generator: torch.Generator) -> Tensor:
+    p = _wide(z).softmax(1)
+    # As torch.multinomial draws, which would stop at a NaN, and on a GPU wait for the answer.
+    race = p / torch.empty_like(p).exponential_(generator=generator)
+    return torch.zeros_like(p).scatter_(1, race.argmax(1, keepdim=True), 1.0) - p
+
+
+def _gaussian_score(f: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.empty_like(_wide(f)).normal_(generator=generator)
+
+
 DIVERGENCES = {
     # KL between softmax distributions of logits (n, C).
     "categorical": Divergence(
         total=_kl,
         slope=lambda z, z_moved: _wide(z_moved).softmax(1) - _wide(z).softmax(1),
         curvature=_softmax_covariance,
+        score=_categorical_score,
     ),
     # KL between unit-variance Gaussians, for regression: ½‖f − f′‖².
     "gaussian": Divergence(
         total=lambda f, f_moved: 0.5 * (_wide(f_moved) - _wide(f)).square().sum(),
         slope=lambda f, f_moved: _wide(f_moved) - _wide(f),
         curvature=lambda f, u: _wide(u),
+        score=_gaussian_score,
     ),
 }
 

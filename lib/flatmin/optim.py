@@ -63,7 +63,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.distributed as dist
@@ -90,6 +90,7 @@ from flatmin._climb import (
 
 Forward: TypeAlias = Callable[[], Tensor]
 Deltas: TypeAlias = Iterator[list[Tensor]]
+Direction: TypeAlias = Literal["gradient", "score"]
 
 _FORWARD_ONLY = (
     "the closure must run the forward pass only, but it has changed .grad or run backward"
@@ -108,6 +109,7 @@ class Climber(Optimizer):
     """
 
     _by_loss = False  # whether the climb goes by the loss or by the logits
+    _from_theta = False  # whether it takes its gradient at θ or only later
 
     def __init__(
         self,
@@ -220,7 +222,7 @@ class Climber(Optimizer):
         """The pass at θ, the only one that moves batch-norm statistics."""
         before = [(p.grad, p.grad is not None and p.grad._version) for p in params]
         try:
-            with torch.set_grad_enabled(self._by_loss), self._rehearsal(params):
+            with torch.set_grad_enabled(self._from_theta), self._rehearsal(params):
                 reference = forward()
         except RuntimeError as error:  # backward under no_grad
             if "does not require grad" in str(error):
@@ -343,7 +345,7 @@ class SAM(Climber):
         tensor([2.6500])
     """
 
-    _by_loss = True
+    _by_loss = _from_theta = True
 
     def __init__(
         self,
@@ -379,6 +381,10 @@ class IAMS(Climber):
     δ_K is that of Algorithm 1 of Kim et al. 2026 on the logits of the step, K = ``steps``; the rest
     is as in SAM (Algorithm 2). It takes (K + 2) forward and (K + 1) backward passes.
 
+    With ``direction="score"`` δ points along the mean score, the gradient of log f(x, θ)_y averaged
+    over the batch, under labels y drawn from f(x, θ) itself. Its covariance is F/n: as a direction
+    it is half a step of Algorithm 1, for two forward and two backward passes in all, as in SAM.
+
     Args:
         params: parameters or groups of them, as for any optimizer.
         base_optimizer: class of the optimizer that steps, such as ``torch.optim.SGD``.
@@ -386,8 +392,9 @@ class IAMS(Climber):
         sigma: size σ > 0 of the noise δ₀ ~ N(0, (σ²/m) I).
         steps: K ≥ 1.
         divergence: "categorical" for logits (n, C), "gaussian" for regression outputs (n, ...).
-        generator: source of the noise, on the parameters' device; by default one seeded with 0. Its
-            state is saved with the optimizer's.
+        direction: "gradient" for Algorithm 1; "score" for the mean score, without noise and K = 1.
+        generator: source of the noise or the labels, on the parameters' device; by default one
+            seeded with 0. Its state is saved with the optimizer's.
         module: the model, so that its batch-norm statistics move once per step.
         sync: ascend by the gradient summed over all ranks of the process group.
         **base_kwargs: passed to the base optimizer.
@@ -420,12 +427,20 @@ class IAMS(Climber):
         sigma: float = SIGMA,
         steps: int = 1,
         divergence: DivergenceName = "categorical",
+        direction: Direction = "gradient",
         generator: torch.Generator | None = None,
         module: nn.Module | None = None,
         sync: bool = False,
         **base_kwargs: Any,
     ) -> None:
         check_climb(rho, steps, sigma, divergence)
+        known = get_args(Direction)
+        require(direction in known, f"direction must be one of {known}, got {direction!r}")
+        self._from_theta = direction == "score"
+        require(
+            steps == 1 or not self._from_theta,
+            f'steps must be 1 for direction="score", got {steps}',
+        )
         super().__init__(params, base_optimizer, rho=rho, module=module, sync=sync, **base_kwargs)
         self._sigma, self._steps, self._divergence = sigma, steps, divergence
         self._generator = generator or new_generator(self._targets()[0])
@@ -444,6 +459,10 @@ class IAMS(Climber):
         return check_outputs(super()._start(forward, params), self._divergence)
 
     def _climb(self, reference: Tensor, rehearse: Forward, params: list[Tensor]) -> Deltas:
+        if self._from_theta:
+            score = DIVERGENCES[self._divergence].score(reference.detach(), self._generator)
+            yield self._onto_ball(pullback(reference, params, score))
+            return
         yield noise(params, self._sigma, self._generator)
         for _ in range(self._steps):
             outputs = rehearse()
@@ -455,9 +474,10 @@ class IAMD(IAMS):
     """IAM-D: minimises L(θ) + β S_ρ(θ) (Kim et al. 2026, Algorithm 2).
 
     S_ρ is the divergence of f(x, θ + δ_K) from f(x, θ), differentiated through both of its sides
-    with δ_K fixed. :meth:`Climber.step` holds one graph at a time: memory is that of SGD, for (K + 3)
-    forward and (K + 2) backward passes. :class:`flatmin.inconsistency.InconsistencyPenalty` gives
-    the same update with one forward less and two graphs.
+    with δ_K fixed. :meth:`Climber.step` holds one graph at a time: memory is that of SGD, for
+    (K + 3) forward and (K + 2) backward passes, or three of each with ``direction="score"``.
+    :class:`flatmin.inconsistency.InconsistencyPenalty` gives the same update (for the gradient
+    direction) with one forward less and two graphs.
 
     Attributes:
         beta: β, may be changed between steps.

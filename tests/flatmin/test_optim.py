@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam
 from torch.profiler import profile
 
+from flatmin._climb import DIVERGENCES
 from flatmin.inconsistency import InconsistencyPenalty
 from flatmin.optim import IAMD, IAMS, SAM, Climber
 
@@ -37,6 +38,7 @@ MAKERS = {
         SGD,
         **{"rho": RHO, "lr": LR, "sigma": SIGMA, "beta": BETA, "generator": seeded(), **kw},
     ),
+    "score": lambda params, **kw: MAKERS["IAMS"](params, direction="score", **kw),
 }
 DETERMINISTIC = [name for name in NAMES if name != "dropout"]
 
@@ -80,6 +82,15 @@ def iams(case: Case, generator: torch.Generator, steps: int = 1) -> Tensor:
     return loss_gradient(case, theta_of(case) + delta)
 
 
+def by_score(case: Case, generator: torch.Generator) -> Tensor:
+    """SAM, had the network drawn the labels itself."""
+    p = case().detach().softmax(1)
+    race = p.double() / torch.empty_like(p).double().exponential_(generator=generator)
+    drawn = Case("drawn", case.model, case.inputs, race.argmax(1))
+    g = loss_gradient(drawn, theta_of(case))
+    return loss_gradient(case, theta_of(case) - RHO * g / g.norm())
+
+
 def iamd(case: Case, generator: torch.Generator, steps: int = 1) -> Tensor:
     delta = algorithm_1(case, RHO, steps, SIGMA, generator)[-1]
 
@@ -100,6 +111,7 @@ def test_three_steps_follow_the_published_formula(kind, name):
         "ASAM": asam,
         "IAMS": lambda c: iams(c, generator),
         "IAMD": lambda c: iamd(c, generator),
+        "score": lambda c: by_score(c, generator),
     }[kind]
     for _ in range(3):
         optimizer.zero_grad()
@@ -135,6 +147,19 @@ def test_both_forms_of_iam_d_agree_to_rounding(name, steps):
         (loss + penalty(fast.inputs, logits)).backward()
         plain.step()
     torch.testing.assert_close(theta_of(lean), theta_of(fast), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("divergence", ["categorical", "gaussian"])
+def test_covariance_of_the_score_is_the_fisher_matrix(divergence):
+    """And its mean is zero, within five standard errors of 20,000 draws."""
+    f = torch.tensor([[2.0, -1.0, 0.5]], dtype=torch.float64)
+    p = f.softmax(1)[0]
+    expected = p.diag() - p.outer(p) if divergence == "categorical" else torch.eye(3).double()
+    draws = DIVERGENCES[divergence].score(f.expand(20_000, 3), seeded())
+    products = draws[:, :, None] * draws[:, None, :]
+    for sample, mean in [(draws, torch.zeros(3)), (products, expected)]:
+        error = sample.std(0) / 20_000**0.5
+        assert ((sample.mean(0) - mean).abs() <= 5 * error).all()
 
 
 def test_logits_may_cover_more_examples_than_the_loss():
@@ -175,7 +200,7 @@ def test_regression_by_the_gaussian_divergence():
 
 @pytest.mark.parametrize(
     ("kind", "forwards", "backwards"),
-    [("SAM", 2, 2), ("ASAM", 2, 2), ("IAMS", 3, 2), ("IAMD", 4, 3)],
+    [("SAM", 2, 2), ("ASAM", 2, 2), ("IAMS", 3, 2), ("IAMD", 4, 3), ("score", 2, 2)],
 )
 def test_passes_are_counted(kind, forwards, backwards):
     case = build("conv")
@@ -186,6 +211,15 @@ def test_passes_are_counted(kind, forwards, backwards):
         MAKERS[kind](model.parameters(), module=model, **arguments).step(closure_of(case, model))
         assert model.forwards == forwards + steps - 1
         assert model.backwards == backwards + steps - 1
+
+
+def test_iam_d_by_the_score_takes_three_passes_of_each_kind():
+    case = build("conv")
+    model = Counted(case.model)
+    MAKERS["IAMD"](model.parameters(), module=model, direction="score").step(
+        closure_of(case, model)
+    )
+    assert (model.forwards, model.backwards) == (3, 3)
 
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
@@ -230,7 +264,7 @@ def test_iam_d_holds_one_graph_and_its_penalty_two():
     unit = peak(sgd)
     assert peak(lambda: optimizer.step(closure)) <= 1.15 * unit
     assert 1.7 * unit <= peak(fast) <= 2.3 * unit
-    for kind in ("SAM", "ASAM", "IAMS"):
+    for kind in ("SAM", "ASAM", "IAMS", "score"):
         optimizer = MAKERS[kind](case.model.parameters())
         assert peak(lambda o=optimizer: o.step(closure)) <= 1.15 * unit
 
@@ -275,7 +309,7 @@ def test_theta_is_bitwise_back_after_an_exception_in_any_pass(kind, error):
         assert torch.equal(theta_of(case), theta)
         if last == 0:
             torch.testing.assert_close(case.model.state_dict(), state, rtol=0, atol=0)
-    assert interrupted == {"SAM": 2, "ASAM": 2, "IAMS": 3, "IAMD": 4}[kind]
+    assert interrupted == {"SAM": 2, "ASAM": 2, "IAMS": 3, "IAMD": 4, "score": 2}[kind]
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -416,8 +450,8 @@ def test_schedulers_drive_the_rate_and_the_radius(kind):
 def test_training_resumes_bitwise(kind, base, tmp_path):
     def start():
         case = build("conv", torch.float32)
-        maker = {"SAM": SAM, "ASAM": SAM, "IAMS": IAMS, "IAMD": IAMD}[kind]
-        arguments = {"adaptive": True} if kind == "ASAM" else {}
+        maker = {"SAM": SAM, "ASAM": SAM, "IAMS": IAMS, "IAMD": IAMD, "score": IAMS}[kind]
+        arguments = {"ASAM": {"adaptive": True}, "score": {"direction": "score"}}.get(kind, {})
         arguments |= {"momentum": 0.9} if base is SGD else {}
         return case, maker(case.model.parameters(), base, rho=RHO, lr=0.05, **arguments)
 
@@ -510,6 +544,11 @@ def test_without_a_direction_the_step_is_the_base_optimizers(kind):
         (lambda p: IAMS(p, SGD, rho=0.1, steps=0, lr=1), "steps must be an integer >= 1, got 0"),
         (lambda p: IAMS(p, SGD, rho=0.1, sigma=-1, lr=1), "sigma must be positive"),
         (lambda p: IAMS(p, SGD, rho=0.1, divergence="kl", lr=1), "divergence must be one of"),
+        (lambda p: IAMS(p, SGD, rho=0.1, direction="up", lr=1), "direction must be one of .* 'up'"),
+        (
+            lambda p: IAMS(p, SGD, rho=1, direction="score", steps=2, lr=1),
+            "steps must be 1 .* got 2",
+        ),
         (lambda p: SAM(p, SGD, rho=0.1, sync=True, lr=1), "sync=True needs"),
         (lambda p: SAM([torch.zeros(1)], SGD, lr=1), "no trainable parameter"),
     ],
@@ -565,7 +604,7 @@ def test_bad_closures_are_refused_before_anything_moves(kind, closure, error, me
     assert noise is None or torch.equal(optimizer.state_dict()["generator"], noise)
 
 
-@pytest.mark.parametrize("kind", ["IAMS", "IAMD"])
+@pytest.mark.parametrize("kind", ["IAMS", "IAMD", "score"])
 def test_bad_logits_are_refused(kind):
     case = build("mlp")
     optimizer = MAKERS[kind](case.model.parameters())

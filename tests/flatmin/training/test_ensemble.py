@@ -2,6 +2,7 @@
 
 import copy
 from itertools import islice
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from flatmin.inconsistency import local_inconsistency
 from flatmin.models import mlp
 from flatmin.optim import IAMD, IAMS, SAM
 from flatmin.training import Ensemble, ensemble_batches, shuffled, stream, train_ensemble
+from flatmin.training.ensemble import Method
 
 SEEDS = [3, 3, 4]
 LR, DECAY, RHO, BETA = [0.1, 0.2, 0.1], [1e-2, 0.0, 1e-3], [0.1, 0.4, 0.2], [1.0, 0.5, 2.0]
@@ -91,6 +93,8 @@ def optimizer_of(method, model, i):
     rest |= {"rho": RHO[i], "module": model}
     if "SAM" in method:
         return SAM(params, torch.optim.SGD, adaptive=method == "ASAM", **rest)
+    if method == "score-S":
+        return IAMS(params, torch.optim.SGD, direction="score", generator=noise, **rest)
     rest |= {"steps": 2, "generator": noise}
     if method == "IAM-D":
         return IAMD(params, torch.optim.SGD, beta=BETA[i], **rest)
@@ -123,7 +127,7 @@ def one_after_the_other(method, build, unlabelled):
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("build", [plain_mlp, with_batch_norm], ids=["mlp", "batch-norm"])
 @pytest.mark.parametrize("unlabelled", [False, True], ids=["labelled", "unlabelled too"])
-@pytest.mark.parametrize("method", ["SGD", "SAM", "ASAM", "IAM-D", "IAM-S", "random-D", "random-S"])
+@pytest.mark.parametrize("method", get_args(Method))
 def test_all_at_once_is_one_after_the_other(method, build, unlabelled):
     expected = Ensemble.of(one_after_the_other(method, build, unlabelled))
     more = {"unlabelled": POOL, "unlabelled_batch_size": MORE} if unlabelled else {}
@@ -151,8 +155,7 @@ def train(method="SGD", build=plain_mlp, batches=None, **settings):
 
 
 def test_methods_differ_and_radius_zero_is_sgd():
-    ends = {m: train(m)[-1][1].theta for m in ("SGD", "SAM", "ASAM", "IAM-D", "IAM-S")}
-    ends |= {m: train(m)[-1][1].theta for m in ("random-D", "random-S")}
+    ends = {m: train(m)[-1][1].theta for m in get_args(Method)}
     for method, theta in ends.items():
         others = [(theta - other).norm() for name, other in ends.items() if name != method]
         assert min(others) > 1e-4

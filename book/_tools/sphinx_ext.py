@@ -203,6 +203,13 @@ def copy_scripts(app: Sphinx, error: Exception | None) -> None:
         (plotly / "plotly.min.js").write_text(get_plotlyjs(), "utf-8")
 
 
+def load_once(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
+    """Drop scripts that an extension added twice: thebe's constants cannot be declared again."""
+    scripts: list[Any] = []
+    scripts.extend(s for s in context["script_files"] if s not in scripts)
+    context["script_files"] = scripts
+
+
 def read_again(app: Sphinx, *_: Any) -> list[str]:
     """Have the pages that tell of other pages read again in every build."""
     telling = ("intro", "scoreboard", *(f"{part}/index" for part in ("iam", "pathways", "beyond")))
@@ -217,6 +224,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", add_facts, priority=400)
     app.connect("doctree-read", add_sliders)
     app.connect("env-get-outdated", read_again)
+    app.connect("html-page-context", load_once, priority=900)
     app.connect("build-finished", copy_scripts)
     app.config["mathjax_path"] = "../mathjax/tex-mml-chtml.js"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

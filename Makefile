@@ -31,7 +31,7 @@ execute: $(READY) ## Execute stale chapters; ARGS="--all", "--tier smoke", "iam/
 	@$(TOOLS).execute --jobs $(JOBS) $(ARGS)
 
 html: $(READY) ## Render the site from the executed chapters
-	@PYTHONPATH=book $(VENV)/bin/jupyter-book build book --config _config.yml --toc _toc.yml \
+	@PYTHONPATH=book $(VENV)/bin/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml \
 	  --path-output . -W -n --keep-going -q
 
 serve: ## Serve the rendered site on this machine only

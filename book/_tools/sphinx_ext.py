@@ -206,7 +206,9 @@ def copy_scripts(app: Sphinx, error: Exception | None) -> None:
 def load_once(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
     """Drop scripts that an extension added twice: thebe's constants cannot be declared again."""
     scripts: list[Any] = []
-    scripts.extend(s for s in context["script_files"] if s not in scripts)
+    for script in context["script_files"]:
+        if script not in scripts:
+            scripts.append(script)
     context["script_files"] = scripts
 
 

@@ -37,7 +37,7 @@ class GeneralizationBound:
 
     @property
     def total(self) -> float:
-        """The sum of the first four: what the bound allows for the expected loss."""
+        """What the bound allows for the expected loss, the sum of the first four."""
         return self.loss + self.inconsistency + self.residual + self.complexity
 
 

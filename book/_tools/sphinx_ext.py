@@ -205,11 +205,8 @@ def copy_scripts(app: Sphinx, error: Exception | None) -> None:
 
 def load_once(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
     """Drop scripts that an extension added twice: thebe's constants cannot be declared again."""
-    scripts: list[Any] = []
-    for script in context["script_files"]:
-        if script not in scripts:
-            scripts.append(script)
-    context["script_files"] = scripts
+    scripts = {(s.filename or "", s.attributes.get("body")): s for s in context["script_files"]}
+    context["script_files"] = list(scripts.values())
 
 
 def read_again(app: Sphinx, *_: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -203,6 +204,12 @@ def copy_scripts(app: Sphinx, error: Exception | None) -> None:
         (plotly / "plotly.min.js").write_text(get_plotlyjs(), "utf-8")
 
 
+def escape_bars(*event: Any) -> None:
+    """Let ``|w|`` in a docstring be an absolute value, not a substitution."""
+    lines: list[str] = event[-1]
+    lines[:] = [re.sub(r"(?<!`)\|(\w)\|", r"\\|\1\\|", line) for line in lines]
+
+
 def load_once(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
     """Drop scripts that an extension added twice: thebe's constants cannot be declared again."""
     scripts = {(s.filename or "", s.attributes.get("body")): s for s in context["script_files"]}
@@ -223,6 +230,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", add_facts, priority=400)
     app.connect("doctree-read", add_sliders)
     app.connect("env-get-outdated", read_again)
+    app.connect("autodoc-process-docstring", escape_bars)
     app.connect("html-page-context", load_once, priority=900)
     app.connect("build-finished", copy_scripts)
     app.config["mathjax_path"] = "../mathjax/tex-mml-chtml.js"

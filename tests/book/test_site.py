@@ -98,14 +98,14 @@ def test_a_page_is_whole(tab, address, name):
     assert tab.locator(".math mjx-container").count() >= formulas
     assert tab.locator("mjx-merror, [data-mjx-error]").count() == 0
     assert tab.eval_on_selector_all("img:not([alt]), img[alt='']", "all => all.length") == 0
-    assert tab.locator("main h1").count() == 1
+    assert tab.locator("article h1").count() == 1
 
     tab.set_viewport_size(PHONE)
     assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     wide = tab.eval_on_selector_all(
-        "main p, main li, main h1, main h2, main figure, main td",
+        "article p, article li, article h1, article h2, article figure",
         "all => all.filter(e => e.getBoundingClientRect().right > 391"
-        " && !e.closest('pre, .output, .cell_output')).map(e => e.outerHTML.slice(0, 120))",
+        " && !e.closest('pre, .output, .cell_output, .pst-scrollable-table-container')).map(e => e.outerHTML.slice(0, 120))",
     )
     assert wide == []
 

@@ -38,6 +38,7 @@ def with_needs(names):
 
 
 def bare_environment(folder):
+    """A fresh environment that sees this one's packages through links."""
     venv.create(folder, with_pip=True)
     (site,) = folder.glob("lib/python*/site-packages")
     for distribution in with_needs([*COLAB, *FETCHED]):
@@ -62,7 +63,10 @@ def test_a_chapter_runs_alone_where_the_library_is_missing(tmp_path, monkeypatch
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         copy(HERE.root / path, source / path)
     monkeypatch.setenv("FLATMIN_SOURCE", source.as_uri())
-    for key, value in {"NO_INDEX": "1", "NO_BUILD_ISOLATION": "0"}.items():
+    # pip may build and install the library, and touch nothing else: what is linked is not its own.
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    for key, value in {"NO_INDEX": "1", "NO_DEPS": "1", "NO_BUILD_ISOLATION": "0"}.items():
         monkeypatch.setenv(f"PIP_{key}", value)
     monkeypatch.delenv("PYTHONPATH", raising=False)
 

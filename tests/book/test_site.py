@@ -105,7 +105,8 @@ def test_a_page_is_whole(tab, address, name):
     wide = tab.eval_on_selector_all(
         "article p, article li, article h1, article h2, article figure",
         "all => all.filter(e => e.getBoundingClientRect().right > 391"
-        " && !e.closest('pre, .output, .cell_output, .pst-scrollable-table-container')).map(e => e.outerHTML.slice(0, 120))",
+        " && !e.closest('pre, .output, .cell_output, .pst-scrollable-table-container'))"
+        ".map(e => e.outerHTML.slice(0, 120))",
     )
     assert wide == []
 

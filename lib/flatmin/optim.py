@@ -90,7 +90,7 @@ from flatmin._climb import (
 
 Forward: TypeAlias = Callable[[], Tensor]
 Deltas: TypeAlias = Iterator[list[Tensor]]
-Direction: TypeAlias = Literal["gradient", "score"]
+Direction: TypeAlias = Literal["gradient", "score", "random"]
 
 _FORWARD_ONLY = (
     "the closure must run the forward pass only, but it has changed .grad or run backward"
@@ -384,6 +384,11 @@ class IAMS(Climber):
     With ``direction="score"`` δ points along the mean score, the gradient of log f(x, θ)_y averaged
     over the batch, under labels y drawn from f(x, θ) itself. Its covariance is F/n: as a direction
     it is half a step of Algorithm 1, for two forward and two backward passes in all, as in SAM.
+    Once a network is right and so sure (a loss well below 1/n) that the labels drawn are the true
+    ones, the score is −∇L at every draw, and the climb is SAM's with its sign turned.
+
+    With ``direction="random"`` δ points anywhere: the control that every claim for a direction
+    needs.
 
     Args:
         params: parameters or groups of them, as for any optimizer.
@@ -392,7 +397,8 @@ class IAMS(Climber):
         sigma: size σ > 0 of the noise δ₀ ~ N(0, (σ²/m) I).
         steps: K ≥ 1.
         divergence: "categorical" for logits (n, C), "gaussian" for regression outputs (n, ...).
-        direction: "gradient" for Algorithm 1; "score" for the mean score, without noise and K = 1.
+        direction: "gradient" for Algorithm 1; "score" for the mean score, without noise; "random"
+            for the noise itself, made as long as ρ. K = 1 for both.
         generator: source of the noise or the labels, on the parameters' device; by default one
             seeded with 0. Its state is saved with the optimizer's.
         module: the model, so that its batch-norm statistics move once per step.
@@ -438,11 +444,12 @@ class IAMS(Climber):
         require(direction in known, f"direction must be one of {known}, got {direction!r}")
         self._from_theta = direction == "score"
         require(
-            steps == 1 or not self._from_theta,
-            f'steps must be 1 for direction="score", got {steps}',
+            steps == 1 or direction == "gradient",
+            f'steps must be 1 for direction="{direction}", got {steps}',
         )
         super().__init__(params, base_optimizer, rho=rho, module=module, sync=sync, **base_kwargs)
         self._sigma, self._steps, self._divergence = sigma, steps, divergence
+        self._direction = direction
         self._generator = generator or new_generator(self._targets()[0])
 
     def state_dict(self) -> dict[str, Any]:
@@ -463,7 +470,11 @@ class IAMS(Climber):
             score = DIVERGENCES[self._divergence].score(reference.detach(), self._generator)
             yield self._onto_ball(pullback(reference, params, score))
             return
-        yield noise(params, self._sigma, self._generator)
+        delta = noise(params, self._sigma, self._generator)
+        if self._direction == "random":
+            yield self._onto_ball(delta)
+            return
+        yield delta
         for _ in range(self._steps):
             outputs = rehearse()
             slope = DIVERGENCES[self._divergence].slope(reference, outputs.detach())
@@ -475,9 +486,9 @@ class IAMD(IAMS):
 
     S_ρ is the divergence of f(x, θ + δ_K) from f(x, θ), differentiated through both of its sides
     with δ_K fixed. :meth:`Climber.step` holds one graph at a time: memory is that of SGD, for
-    (K + 3) forward and (K + 2) backward passes, or three of each with ``direction="score"``.
-    :class:`flatmin.inconsistency.InconsistencyPenalty` gives the same update (for the gradient
-    direction) with one forward less and two graphs.
+    (K + 3) forward and (K + 2) backward passes; with ``direction="score"`` three of each, with
+    "random" three and two. :class:`flatmin.inconsistency.InconsistencyPenalty` gives the update of
+    the gradient direction with one forward less and two graphs.
 
     Attributes:
         beta: β, may be changed between steps.

@@ -39,6 +39,7 @@ MAKERS = {
         **{"rho": RHO, "lr": LR, "sigma": SIGMA, "beta": BETA, "generator": seeded(), **kw},
     ),
     "score": lambda params, **kw: MAKERS["IAMS"](params, direction="score", **kw),
+    "random": lambda params, **kw: MAKERS["IAMS"](params, direction="random", **kw),
 }
 DETERMINISTIC = [name for name in NAMES if name != "dropout"]
 
@@ -91,6 +92,12 @@ def by_score(case: Case, generator: torch.Generator) -> Tensor:
     return loss_gradient(case, theta_of(case) - RHO * g / g.norm())
 
 
+def by_chance(case: Case, generator: torch.Generator) -> Tensor:
+    theta = theta_of(case)
+    direction = torch.randn(len(theta), generator=generator, dtype=theta.dtype)
+    return loss_gradient(case, theta + RHO * direction / direction.norm())
+
+
 def iamd(case: Case, generator: torch.Generator, steps: int = 1) -> Tensor:
     delta = algorithm_1(case, RHO, steps, SIGMA, generator)[-1]
 
@@ -112,6 +119,7 @@ def test_three_steps_follow_the_published_formula(kind, name):
         "IAMS": lambda c: iams(c, generator),
         "IAMD": lambda c: iamd(c, generator),
         "score": lambda c: by_score(c, generator),
+        "random": lambda c: by_chance(c, generator),
     }[kind]
     for _ in range(3):
         optimizer.zero_grad()
@@ -200,7 +208,14 @@ def test_regression_by_the_gaussian_divergence():
 
 @pytest.mark.parametrize(
     ("kind", "forwards", "backwards"),
-    [("SAM", 2, 2), ("ASAM", 2, 2), ("IAMS", 3, 2), ("IAMD", 4, 3), ("score", 2, 2)],
+    [
+        ("SAM", 2, 2),
+        ("ASAM", 2, 2),
+        ("IAMS", 3, 2),
+        ("IAMD", 4, 3),
+        ("score", 2, 2),
+        ("random", 2, 1),
+    ],
 )
 def test_passes_are_counted(kind, forwards, backwards):
     case = build("conv")
@@ -213,13 +228,28 @@ def test_passes_are_counted(kind, forwards, backwards):
         assert model.backwards == backwards + steps - 1
 
 
-def test_iam_d_by_the_score_takes_three_passes_of_each_kind():
+@pytest.mark.parametrize(("direction", "backwards"), [("score", 3), ("random", 2)])
+def test_iam_d_by_another_direction_takes_three_forwards(direction, backwards):
     case = build("conv")
     model = Counted(case.model)
-    MAKERS["IAMD"](model.parameters(), module=model, direction="score").step(
+    MAKERS["IAMD"](model.parameters(), module=model, direction=direction).step(
         closure_of(case, model)
     )
-    assert (model.forwards, model.backwards) == (3, 3)
+    assert (model.forwards, model.backwards) == (3, backwards)
+
+
+def test_the_score_of_a_sure_network_is_the_negative_gradient_of_its_loss():
+    case = build("mlp")
+    labels = case().argmax(1)
+    with torch.no_grad():
+        for p in [*case.model.parameters()][-2:]:
+            p.mul_(1e3)
+    sure = Case("sure", case.model, case.inputs, labels)
+    assert cross_entropy(sure(), labels) < 1e-6
+    g = loss_gradient(sure, theta_of(sure))
+    expected = loss_gradient(sure, theta_of(sure) - RHO * g / g.norm())
+    MAKERS["score"](sure.model.parameters()).step(closure_of(sure))
+    torch.testing.assert_close(flat(p.grad for p in sure.model.parameters()), expected)
 
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
@@ -309,7 +339,7 @@ def test_theta_is_bitwise_back_after_an_exception_in_any_pass(kind, error):
         assert torch.equal(theta_of(case), theta)
         if last == 0:
             torch.testing.assert_close(case.model.state_dict(), state, rtol=0, atol=0)
-    assert interrupted == {"SAM": 2, "ASAM": 2, "IAMS": 3, "IAMD": 4, "score": 2}[kind]
+    assert interrupted == {"SAM": 2, "ASAM": 2, "IAMS": 3, "IAMD": 4, "score": 2, "random": 2}[kind]
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -450,8 +480,11 @@ def test_schedulers_drive_the_rate_and_the_radius(kind):
 def test_training_resumes_bitwise(kind, base, tmp_path):
     def start():
         case = build("conv", torch.float32)
-        maker = {"SAM": SAM, "ASAM": SAM, "IAMS": IAMS, "IAMD": IAMD, "score": IAMS}[kind]
-        arguments = {"ASAM": {"adaptive": True}, "score": {"direction": "score"}}.get(kind, {})
+        maker = {"SAM": SAM, "ASAM": SAM, "IAMS": IAMS, "IAMD": IAMD}.get(kind, IAMS)
+        arguments = {"ASAM": {"adaptive": True}} | {
+            d: {"direction": d} for d in ("score", "random")
+        }
+        arguments = dict(arguments.get(kind, {}))
         arguments |= {"momentum": 0.9} if base is SGD else {}
         return case, maker(case.model.parameters(), base, rho=RHO, lr=0.05, **arguments)
 

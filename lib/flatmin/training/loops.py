@@ -73,9 +73,10 @@ def supervised(
             images = torch.cat([x, *others[:1]])
             if augment is not None:
                 images = augment(images, run.generator)
+            images, y = run.mine(images), run.mine(y)
 
             def closure(images: Tensor = images, y: Tensor = y) -> tuple[Tensor, Tensor]:
-                logits = run.model(images)
+                logits = run.forward(images)
                 own = logits[: len(y)]
                 return cross_entropy(own, y, label_smoothing=label_smoothing), logits
 
@@ -124,8 +125,9 @@ def fixmatch(
         pool = unlabelled.draw(run.seed, "unlabelled", start=run.step)
         for (x, y), (u, *_) in zip(labelled.draw(run.seed, start=run.step), pool, strict=False):
             draw = run.generator
-            images = torch.cat([weak(x, draw), weak(u, draw), strong(u, draw)])
-            parts = partial(_fixmatch_parts, run.model, images, y, len(u), threshold)
+            images = run.mine(torch.cat([weak(x, draw), weak(u, draw), strong(u, draw)]))
+            y, unlabelled_share = run.mine(y), len(run.mine(u))
+            parts = partial(_fixmatch_parts, run.forward, images, y, unlabelled_share, threshold)
             if isinstance(run.optimizer, SAM):
                 yield partial(_climb_labelled, run.optimizer, parts, weight)
                 continue
@@ -143,10 +145,14 @@ Parts: TypeAlias = Callable[[], tuple[Tensor, Tensor, Tensor]]
 
 
 def _fixmatch_parts(
-    model: nn.Module, images: Tensor, y: Tensor, unlabelled: int, threshold: float
+    forward: Callable[[Tensor], Tensor],
+    images: Tensor,
+    y: Tensor,
+    unlabelled: int,
+    threshold: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Both losses, and the logits of all images."""
-    logits = model(images)
+    logits = forward(images)
     own, weak, strong = torch.split(logits, [len(y), unlabelled, unlabelled])
     confidence, guess = weak.detach().softmax(1).max(1)
     losses = cross_entropy(strong, guess, reduction="none")
@@ -190,16 +196,17 @@ def simclr(
         An iterator of records ``{"step": …, "loss": …, **metrics}``.
 
     Raises:
-        ValueError: τ ≤ 0.
+        ValueError: τ ≤ 0, or a run divided among processes: each image is told from all others.
     """
     require(temperature > 0, f"temperature must be positive, got {temperature}")
+    require(run.part[1] == 1, f"simclr runs in one process, got part={run.part}")
 
     def updates() -> Iterator[Callable[[], Tensor]]:
         for x, *_ in batches.draw(run.seed, start=run.step):
             images = torch.cat([view(x, run.generator), view(x, run.generator)])
 
             def closure(images: Tensor = images) -> tuple[Tensor, Tensor]:
-                logits = similarities(run.model(images), temperature)
+                logits = similarities(run.forward(images), temperature)
                 n = len(logits) // 2
                 partner = torch.arange(n, device=logits.device)  # of the second views
                 return cross_entropy(logits, torch.cat([partner + n - 1, partner])), logits

@@ -73,6 +73,7 @@ class LoadedBatches:
         size: examples per batch.
         device: where the batches go.
         workers: processes that read ahead.
+        part: (rank, world): of each batch only every world-th example, from the rank-th on.
 
     Raises:
         ValueError: an empty batch.
@@ -82,6 +83,7 @@ class LoadedBatches:
     size: int
     device: torch.device | str = "cpu"
     workers: int = 0
+    part: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         require(self.size > 0, f"size must be positive, got {self.size}")
@@ -94,7 +96,8 @@ class LoadedBatches:
             for step, chosen in enumerate(order, start):
                 draw = stream(*key, "example", step)
                 seeds = torch.randint(2**31, (self.size,), generator=draw)
-                yield list(zip(chosen.tolist(), seeds.tolist(), strict=True))
+                pairs = [*zip(chosen.tolist(), seeds.tolist(), strict=True)]
+                yield pairs[self.part[0] :: self.part[1]]
 
         pinned = torch.device(self.device).type == "cuda"
         settings = {"num_workers": self.workers, "pin_memory": pinned, "generator": Generator()}
@@ -116,6 +119,10 @@ class Run:
         schedule: factor of each group's learning rate by step.
         ema: decay of an exponential moving average of the weights, which is then the model that is
             evaluated; None for no average.
+        forward: how the loops call the model in training: it itself, or a compiled or distributed
+            wrapper of it, perhaps under autocast.
+        part: (rank, world): this process's share of every batch. All processes draw and augment the
+            same batch, so that a run does not depend on their number.
 
     Attributes:
         step: steps taken so far.
@@ -123,7 +130,7 @@ class Run:
         average: ``AveragedModel`` or None.
 
     Raises:
-        ValueError: ``ema`` outside (0, 1).
+        ValueError: ``ema`` outside (0, 1), or ``part`` is no share.
     """
 
     def __init__(
@@ -134,8 +141,13 @@ class Run:
         seed: int,
         schedule: Schedule = constant,
         ema: float | None = None,
+        forward: Callable[[Tensor], Tensor] | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         require(ema is None or 0 < ema < 1, f"ema must lie between 0 and 1, got {ema}")
+        require(0 <= part[0] < part[1], f"part must be (rank, world) with rank < world, got {part}")
+        self.forward: Callable[[Tensor], Tensor] = model if forward is None else forward
+        self.part = part
         self.model, self.optimizer, self.seed, self.schedule = model, optimizer, seed, schedule
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -150,6 +162,15 @@ class Run:
     def evaluated(self) -> nn.Module:
         """The average where there is one, else the model."""
         return self.model if self.average is None else self.average.module
+
+    def mine(self, batch: Tensor) -> Tensor:
+        """This process's share of a batch that all have drawn."""
+        rank, world = self.part
+        require(
+            len(batch) % world == 0,
+            f"a batch of {len(batch)} does not divide among {world} processes",
+        )
+        return batch[rank::world]
 
     def train(
         self,

@@ -117,7 +117,10 @@ def local_inconsistency(
         >>> [round(abs(d), 4) for d in S.delta.tolist()]
         [0.2, 0.0]
     """
-    require(restarts >= 1, f"restarts must be an integer >= 1, got {restarts}")
+    require(
+        isinstance(restarts, int) and restarts >= 1,
+        f"restarts must be an integer >= 1, got {restarts}",
+    )
     objective = _Objective(model, inputs, divergence)
     generator = generator or new_generator(objective.network.params)
     deltas, history = [], []
@@ -319,8 +322,9 @@ class InconsistencyPenalty:
         reference = check_outputs(logits, self.divergence).detach()
         delta = noise(params, self.sigma, self.generator)
         for step in range(self.steps + 1):
-            weights = network.moved(delta)
-            with torch.enable_grad(), last if step == self.steps else same_randomness(params):
+            randomness = last if step == self.steps else same_randomness(params)
+            with torch.inference_mode(False), randomness:  # this is grad mode, wherever called
+                weights = network.moved(delta)
                 outputs, slope = network.at(weights, inputs, _slope(divergence, reference, weights))
             if step < self.steps:
                 delta = unit(slope)
@@ -488,7 +492,8 @@ def _undisturbed(model: nn.Module, params: Sequence[Tensor], training: bool) -> 
     flags = [(module, module.training) for module in model.modules()]
     try:
         model.train(training)
-        with same_randomness(params), torch.autocast(params[0].device.type, enabled=False):
+        autocast = torch.autocast(params[0].device.type, enabled=False)
+        with same_randomness(params), autocast, torch.inference_mode(False):
             yield
     finally:
         for module, flag in flags:
@@ -497,7 +502,10 @@ def _undisturbed(model: nn.Module, params: Sequence[Tensor], training: bool) -> 
 
 def _arguments(batch: Batch, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
     def move(value: Any) -> Any:
-        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor):
+            return value
+        moved = value.to(device, non_blocking=True)
+        return moved.clone() if moved.is_inference() else moved  # else autograd refuses it
 
     if isinstance(batch, Mapping):
         return (), {key: move(value) for key, value in batch.items()}

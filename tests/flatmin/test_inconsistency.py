@@ -206,6 +206,37 @@ def test_outputs_may_be_held_as_logits():
     assert local_inconsistency(Wrapped(), {"x": case.inputs}, rho=0.1).value == plain
 
 
+@pytest.mark.parametrize("sigma", [None, 0.1])
+def test_channels_last_is_measured_alike(sigma):
+    case, last = evaluated("conv"), evaluated("conv")
+    last.model.to(memory_format=torch.channels_last)
+    assert not last.model[3].weight.is_contiguous()
+    x = last.inputs.contiguous(memory_format=torch.channels_last)
+    found, expected = (
+        local_inconsistency(model, inputs, rho=0.2, sigma=sigma, restarts=2)
+        for model, inputs in ((last.model, x), (case.model, case.inputs))
+    )
+    torch.testing.assert_close(found.history, expected.history, rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.delta, expected.delta, rtol=1e-7, atol=1e-10)
+    alone = worst_case_perturbation(last.model, x, rho=0.2, sigma=sigma)
+    moved, plain = (inconsistency.outputs_at(c.model, case.inputs, alone) for c in (last, case))
+    torch.testing.assert_close(moved, plain)
+
+
+@pytest.mark.parametrize("sigma", [None, 0.1])
+def test_inference_mode_around_it_changes_nothing(sigma):
+    case = evaluated("conv")
+    plain = local_inconsistency(case.model, case.inputs, rho=0.2, sigma=sigma)
+    penalty = InconsistencyPenalty(case.model, rho=0.2)(case.inputs)
+    with torch.inference_mode():  # as Lightning validates
+        x = case.inputs.clone()
+        found = local_inconsistency(case.model, x, rho=0.2, sigma=sigma)
+        value = InconsistencyPenalty(case.model, rho=0.2)(x, case.model(x))
+    torch.testing.assert_close(found.delta, plain.delta, rtol=0, atol=0)
+    assert found.value == plain.value
+    assert value == penalty
+
+
 def test_a_compiled_model_takes_the_noise_form():
     case = evaluated("mlp")
     compiled = torch.compile(case.model, backend="aot_eager")
@@ -424,6 +455,7 @@ def test_rho_and_beta_may_change_between_steps():
         ({"sigma": 0}, "sigma must be positive and finite, got 0"),
         ({"divergence": "kl"}, "divergence must be one of .*got 'kl'"),
         ({"restarts": 0}, "restarts must be an integer >= 1, got 0"),
+        ({"restarts": 1.5}, "restarts must be an integer >= 1, got 1.5"),
         ({"beta": -1}, "beta must be non-negative and finite, got -1"),
     ],
 )

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 from flatmin.inconsistency import InconsistencyPenalty, local_inconsistency
 from flatmin.optim import IAMD, IAMS, SAM, Climber
+from flatmin.training.ensemble import Ensemble
 
 RHO, LR = 0.2, 0.1
 KINDS = {"SAM": SAM, "IAMS": IAMS, "IAMD": IAMD}
@@ -203,20 +204,33 @@ def test_clipping_by_a_hook_and_by_hand(kind):
         assert float((theta_of(case) - before).norm()) == pytest.approx(LR * 0.02, rel=1e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "penalty"])
 def test_channels_last_is_kept(kind):
     case, plain = build("conv"), build("conv")
     case.model.to(memory_format=torch.channels_last)
     inputs = case.inputs.contiguous(memory_format=torch.channels_last)
     last = Case("last", case.model, inputs, case.targets)
-    optimizer, other = make(kind, case.model), make(kind, plain.model)
-    for _ in range(2):
-        optimizer.step(closure_of(last))
-        other.step(closure_of(plain))
+    for c in (last, plain):
+        if kind == "penalty":
+            penalty = InconsistencyPenalty(c.model, rho=RHO)
+            for _ in range(2):
+                penalty(c.inputs, c()).backward()
+        else:
+            optimizer = make(kind, c.model)
+            for _ in range(2):
+                optimizer.step(closure_of(c))
+    torch.testing.assert_close(grads_of(case), grads_of(plain))
     torch.testing.assert_close(theta_of(case), theta_of(plain))
     weight = case.model[3].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert weight.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_ensemble_may_come_in_channels_last():
+    case, plain = build("conv"), build("conv")
+    case.model.to(memory_format=torch.channels_last)
+    one, other = (Ensemble.of([c.model, c.model]).theta for c in (case, plain))
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "penalty"])

@@ -17,7 +17,6 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import parameters_to_vector
 
 from flatmin._climb import DIVERGENCES, SIGMA, check_climb, noise, require
 from flatmin.training.randomness import shuffled, stream
@@ -67,7 +66,9 @@ class Ensemble:
         named = [dict(model.named_buffers()) for model in models]
         return cls(
             template=copy.deepcopy(models[0]).to("meta"),
-            theta=torch.stack([parameters_to_vector(m.parameters()).detach() for m in models]),
+            theta=torch.stack(
+                [torch.cat([p.detach().reshape(-1) for p in m.parameters()]) for m in models]
+            ),
             buffers={name: torch.stack([b[name] for b in named]) for name in named[0]},
         )
 

@@ -5,9 +5,14 @@ Run `python benchmarks/step_cost.py`, or on a GPU
     python benchmarks/step_cost.py --device cuda --widen 8 --bf16 --channels-last --compile
 
 With --json the figures and where they come from are written to book/results/.
+
+By default glibc gives the memory of a freed graph back to the system, and the next graph pays for
+it page by page: how much depends on what else lies on the heap that all methods here share. So it
+is told to keep its memory. With --trim it is not: the control.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -33,7 +38,16 @@ from flatmin.models import WideResNet
 from flatmin.optim import IAMD, IAMS, SAM
 
 ROOT = Path(__file__).parents[1]
+GLIBC = platform.libc_ver()[0] == "glibc"
 COUNTED = {"SGD": 3, "SAM": 6, "IAM-S": 7, "IAM-D penalty": 9, "IAM-D step": 10}  # fwd 1, bwd 2
+
+
+def keep_freed_memory() -> None:
+    """Have glibc hand out freed memory again instead of returning it to the system."""
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(trim_threshold, -1)  # never
+    libc.mallopt(mmap_max, 0)
 
 
 def steps(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
@@ -170,6 +184,7 @@ def provenance(options: argparse.Namespace) -> dict[str, object]:
         "model": f"WRN-{options.depth}-{options.widen}",
         "batch": options.batch,
         "precision": "bfloat16 autocast" if options.bf16 else "TF32" if cuda else "float32",
+        "allocator": "glibc, keeps its memory" if GLIBC and not options.trim else "system default",
         "memory": "allocated during the step" if cuda else "held by autograd",
     }
 
@@ -187,8 +202,11 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--trim", action="store_true", help="leave the allocator as it is")
     parser.add_argument("--json", action="store_true", help="write book/results/step-cost-….json")
     options = parser.parse_args()
+    if GLIBC and not options.trim:
+        keep_freed_memory()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
@@ -201,7 +219,7 @@ def main() -> None:
         print(f"{name:14s}" + "".join(f"{row[column]:19.3g}" for column in columns))
     if options.json:
         flags = ["bf16"] * options.bf16 + ["channels-last"] * options.channels_last
-        flags += ["compiled"] * options.compile
+        flags += ["compiled"] * options.compile + ["trim"] * options.trim
         name = f"step-cost-wrn-{options.depth}-{options.widen}"
         path = ROOT / "book" / "results" / ("-".join([name, options.device, *flags]) + ".json")
         path.parent.mkdir(exist_ok=True)

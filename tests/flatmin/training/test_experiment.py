@@ -1,0 +1,213 @@
+"""Runs stopped and resumed against runs that were not, and every recipe for two steps."""
+
+import json
+import re
+from dataclasses import asdict, replace
+from itertools import islice
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from flatmin.curvature import top_hessian_eigenpairs
+from flatmin.training import experiment as module
+from flatmin.training.checkpoint import load_checkpoint
+from flatmin.training.experiment import Experiment, build_model, conduct, errors
+from flatmin.training.sets import Place, kind_of
+from flatmin.training.settings import Settings, load_recipe, recipes, smoke
+
+SMALL = Settings.of(
+    {"data": "cifar-10", "model": "cnn-bn", "method": "IAM-D", "rho": 0.1, "seed": 3}
+    | {"tier": "smoke", "epochs": 3, "steps_per_epoch": 2, "batch_size": 4}
+)
+VARIANTS = {
+    "SGD": replace(SMALL, method="SGD", rho=0.0),
+    "SAM": replace(SMALL, method="SAM", warmup=1, schedule="cosine"),
+    "ASAM": replace(SMALL, method="ASAM"),
+    "IAM-D": replace(SMALL, unlabelled_batch_size=4, label_smoothing=0.1, halve_rho=1),
+    "IAM-S": replace(SMALL, method="IAM-S", base="AdamW"),
+    "random-D": replace(SMALL, method="random-D"),
+    "random-S": replace(SMALL, method="random-S"),
+    "fixmatch": replace(SMALL, loop="fixmatch", unlabelled_batch_size=4, ema=0.9, threshold=0.1),
+    "simclr": replace(SMALL, loop="simclr", model="wrn-10-1"),
+}
+
+
+def recorded(settings, path, place=None):
+    for _ in conduct(settings, path, place or Place()):
+        pass
+    return json.loads(path.read_text())
+
+
+def result(record):
+    """What does not tell of the time that a run took."""
+    return {key: record[key] for key in ("settings", "final", "curve")}
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_run_stopped_twice_ends_like_one_that_was_not(name, tmp_path, monkeypatch):
+    """Bitwise: weights, moments, averages, generators, curves."""
+    ends = {}
+
+    def keep(path, settings, state):
+        ends[path.parent.name] = state["run"]
+        original(path, settings, state)
+
+    original = module.save_checkpoint
+    monkeypatch.setattr(module, "save_checkpoint", keep)
+    whole, parts = tmp_path / "whole" / "run.json", tmp_path / "parts" / "run.json"
+    expected = recorded(VARIANTS[name], whole)
+    for steps in (1, 1):  # the third goes to the end
+        assert len([*islice(conduct(VARIANTS[name], parts, Place()), steps)]) == steps
+        assert not parts.exists()
+        assert parts.with_suffix(".pt").exists()
+    assert result(recorded(VARIANTS[name], parts)) == result(expected)
+    torch.testing.assert_close(ends["parts"], ends["whole"], rtol=0, atol=0)
+    assert [*parts.parent.iterdir()] == [parts]
+
+
+def test_a_run_that_has_its_record_is_left_alone(tmp_path):
+    path = tmp_path / "run.json"
+    recorded(SMALL, path)
+    before = path.read_bytes()
+    assert [*conduct(SMALL, path, Place())] == []
+    with pytest.raises(ValueError, match=r"lr was 0\.1, is 0\.2"):
+        recorded(replace(SMALL, lr=0.2), path)
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_of_other_settings_is_left_alone(tmp_path):
+    path = tmp_path / "run.json"
+    next(conduct(SMALL, path, Place()))
+    before = path.with_suffix(".pt").read_bytes()
+    with pytest.raises(ValueError, match="seed was 3, is 4"):
+        recorded(replace(SMALL, seed=4), path)
+    assert path.with_suffix(".pt").read_bytes() == before
+
+
+def test_a_full_disk_stops_the_run_and_keeps_its_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    expected = recorded(SMALL, tmp_path / "expected.json")
+    run = conduct(SMALL, path, Place())
+    next(run)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flatmin.training.checkpoint.os.fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            next(run)
+    saved = load_checkpoint(path.with_suffix(".pt"), asdict(SMALL))
+    assert saved["run"]["step"] == 2
+    assert result(recorded(SMALL, path)) == result(expected)
+
+
+# What is recorded
+
+
+def test_a_record_says_what_ran_where_and_what_came_out(tmp_path):
+    record = recorded(replace(SMALL, curvature=True), tmp_path / "run.json")
+    assert Settings.of(record["settings"]) == replace(SMALL, curvature=True)
+    assert record["provenance"].keys() >= {"commit", "date", "torch", "device", "processes"}
+    assert record["curve"].keys() == {"step", "loss", "error", "S"}
+    assert record["curve"]["step"] == [2, 4, 6]
+    assert record["images_per_second"] == pytest.approx(24 / record["seconds"], rel=1e-4)
+    assert record["final"].keys() >= {"error", "error_top5", "train_error", "Tr H", "S"}
+
+
+def test_what_is_no_number_becomes_null(tmp_path):
+    record = recorded(replace(SMALL, lr=1e30), tmp_path / "run.json")
+    assert record["curve"]["loss"][-1] is None
+    assert "NaN" not in (tmp_path / "run.json").read_text()
+
+
+def test_curvature_is_that_of_the_training_loss(tmp_path):
+    experiment = Experiment(replace(SMALL, curvature=True), Place())
+    images, labels = (torch.cat(part) for part in zip(*experiment.seen, strict=True))
+    found = experiment.measure()["lambda_max(H)"]
+    model = experiment.run.model
+    expected = top_hessian_eigenpairs(model, cross_entropy, images, labels, tol=1e-4)
+    assert found == pytest.approx(float(expected.eigenvalues[0]), rel=0.02)
+
+
+def test_errors_by_hand():
+    logits = torch.eye(7)[[0, 1, 2]] + torch.arange(7) / 100
+    model = nn.Identity()
+    batches = [(logits[:2], torch.tensor([0, 0])), (logits[2:], torch.tensor([6]))]
+    # Wrong at first: the second and the third; 0 is the smallest of the rest, 6 the largest.
+    assert errors(model, batches) == pytest.approx((2 / 3, 1 / 3))
+
+
+def test_the_radius_is_halved_in_its_epoch():
+    experiment = Experiment(replace(SMALL, halve_rho=1), Place())
+    radii = [
+        (record["step"], experiment.run.optimizer.param_groups[0]["rho"])
+        for record in experiment.train()
+    ]
+    assert radii == [(2, 0.05), (4, 0.05), (6, 0.05)]
+
+
+def test_looks_come_when_they_are_due():
+    experiment = Experiment(replace(SMALL, look=2, epochs=5), Place())
+    looked = [record["step"] for record in experiment.train() if "S" in record]
+    assert looked == [4, 8, 10]
+
+
+# What is refused
+
+
+def test_batches_must_divide(tmp_path):
+    with pytest.raises(ValueError, match=r"must divide by 3 processes, got \(4, 0\)"):
+        Experiment(SMALL, Place(part=(0, 3)))
+
+
+def test_unknown_models_are_refused():
+    with pytest.raises(ValueError, match=r"model must be cnn-bn, .* got 'lenet'"):
+        build_model(replace(SMALL, model="lenet"))
+    with pytest.raises(ValueError, match="model must end in a head for simclr, got 'cnn6'"):
+        build_model(replace(SMALL, model="cnn6", loop="simclr"))
+
+
+def test_missing_data_are_told_in_one_line(tmp_path):
+    for data in ("cifar-10", "cifar-100", "svhn", "imagenet"):
+        settings = replace(SMALL, data=data, tier="paper")
+        with pytest.raises(FileNotFoundError, match=f"{tmp_path}") as caught:
+            Experiment(settings, Place(data=tmp_path))
+        assert "\n" not in str(caught.value)
+
+
+# The recipes
+
+
+def one_of_each_kind():
+    """Of each recipe the last method, of FixMatch all; the networks narrow, but as deep."""
+    for recipe in recipes():
+        by_method = {settings.method: settings for settings in load_recipe(recipe).values()}
+        last = [*by_method][-1:]
+        for method in by_method if recipe == "table3-fixmatch-cifar10" else last:
+            model = re.sub(r"(wrn-\d+)-\d+", r"\1-1", by_method[method].model)
+            settings = replace(by_method[method], model=model.replace("resnet-50", "resnet-18"))
+            yield pytest.param(settings, id=f"{recipe}-{method}")
+
+
+@pytest.mark.parametrize("settings", [*one_of_each_kind()])
+def test_a_recipe_takes_two_steps(settings, tmp_path):
+    record = recorded(smoke(settings), tmp_path / "run.json")
+    assert record["curve"]["step"] == [1, 2]
+    assert all(loss is not None for loss in record["curve"]["loss"])
+    assert record["curve"]["error"][-1] is not None
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_a_recipe_builds_its_network_at_full_size(recipe):
+    for settings in {s.model: s for s in load_recipe(recipe).values()}.values():
+        kind = kind_of(settings)
+        with torch.device("meta"):
+            model = build_model(settings).to("meta")
+            outputs = model(torch.empty(2, kind.channels, kind.size, kind.size))
+        assert outputs.shape == (2, 128 if settings.loop == "simclr" else kind.classes)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 DivergenceName: TypeAlias = Literal["categorical", "gaussian"]
 
-#: Size ‖δ₀‖ of the noise that a training step climbs from: large enough for bfloat16, see the table
-#: at :func:`flatmin.inconsistency.worst_case_perturbation`.
+#: Size ‖δ₀‖ of the noise that a training step climbs from: near the limit of little noise, and as a
+#: rule above the rounding of bfloat16, see the table at
+#: :func:`flatmin.inconsistency.worst_case_perturbation`.
 SIGMA = 1.0
 
 

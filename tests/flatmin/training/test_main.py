@@ -1,0 +1,156 @@
+"""The command line: what it prints, what it survives, and grids by Snakemake."""
+
+import fcntl
+import importlib.util
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from flatmin.training.__main__ import main
+from flatmin.training.settings import RECIPES
+
+pytest.importorskip("tqdm")
+COMMAND = [sys.executable, "-m", "flatmin.training"]
+GRID = """
+tier = "smoke"
+data = "cifar-10"
+model = "cnn-bn"
+epochs = 30
+steps_per_epoch = 3
+batch_size = 4
+
+[[runs]]
+method = "SGD"
+seed = [0, 1]
+
+[[runs]]
+method = "IAM-D"
+rho = 0.1
+seed = [0, 1]
+"""
+
+
+@pytest.fixture
+def grid(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text(GRID)
+    return path
+
+
+def result(path: Path):
+    record = json.loads(path.read_text())
+    return record["settings"], record["final"], record["curve"]
+
+
+def test_lines_where_there_is_no_terminal(grid, tmp_path, capsys):
+    arguments = [str(grid), "seed=0", "method=IAM-D", "--tier", "smoke", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[-1].startswith("IAM-D-seed0: step 2 of 2, loss ")
+    assert all(word in lines[-1] for word in (", error 0.", ", S 0.", ", images/s "))
+    assert (tmp_path / "grid" / "IAM-D-seed0.json").exists()
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"IAM-D-seed0: {tmp_path}/grid/IAM-D-seed0.json is there\n"
+
+
+def test_one_bar_in_a_terminal(grid, tmp_path):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    command = [*COMMAND, str(grid), "SGD-seed0", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 1000)
+            except OSError:  # the other end is closed
+                break
+    assert process.returncode == 0
+    bars = [line for line in shown.decode().split("\r") if line.strip()]
+    assert all(line.startswith("SGD-seed0:") for line in bars)
+    assert "90/90" in bars[-1]
+    assert all(word in bars[-1] for word in ("loss=", "error=", "S=", "images/s="))
+    assert shown.decode().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table9"], "no recipe table9"),
+        (["demo", "SGD-seed7"], r"demo has no such run: ['SGD-seed7']; it has ['SGD-seed0'"),
+        (["demo", "seed=7"], "demo has no such run: ['seed=7']"),
+        (["demo", "--set", "lr=fast"], "lr must be of type float, got 'fast'"),
+        (["table1-cifar10", "SGD-seed0", "--data", "/nowhere"], "no CIFAR-10"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments, message, tmp_path, capsys):
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_trains_nothing(grid, tmp_path, capsys):
+    assert main([str(grid), "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert "        90       4         4 + 3 " in lines[3]
+    assert lines[-1].startswith("4 runs, ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_killed_at_any_moment_it_ends_like_a_run_that_was_not(grid, tmp_path):
+    """Bitwise, after two kills that no handler can catch and one that one could."""
+    command = [*COMMAND, str(grid), "IAM-D-seed1", "--out"]
+    checkpoint = tmp_path / "b" / "grid" / "IAM-D-seed1.pt"
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        with subprocess.Popen(
+            [*command, str(tmp_path / "b")], stdout=subprocess.DEVNULL
+        ) as process:
+            while process.poll() is None:
+                if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
+                    time.sleep(0.05)  # into the middle of what comes then
+                    process.send_signal(number)
+                    break
+                time.sleep(0.01)
+        assert process.returncode == -number
+    for place in "ab":
+        subprocess.run([*command, str(tmp_path / place)], check=True, stdout=subprocess.DEVNULL)
+    one, other = (tmp_path / place / "grid" / "IAM-D-seed1.json" for place in "ab")
+    assert result(one) == result(other)
+    assert [path.name for path in other.parent.iterdir()] == [other.name]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("snakemake") is None, reason="needs Snakemake")
+def test_snakemake_runs_a_grid_and_only_what_is_missing(grid, tmp_path):
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(RECIPES / "Snakefile")]
+    command += ["--cores", "2", "--directory", str(tmp_path), "--config", f"recipe={grid}"]
+    command += ["options=--tier smoke"]
+
+    def run() -> str:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    run()
+    records = sorted(tmp_path.glob("results/grid/*.json"))
+    assert [path.stem for path in records] == [
+        *("IAM-D-seed0", "IAM-D-seed1", "SGD-seed0", "SGD-seed1")
+    ]
+    expected, kept = result(records[1]), records[0].stat().st_mtime_ns
+    records[1].unlink()
+    assert "1 of 2 steps" in run()
+    assert result(records[1]) == expected
+    assert records[0].stat().st_mtime_ns == kept

@@ -21,6 +21,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -191,7 +192,7 @@ class Experiment:
         self._set_radius()
         for record in self._loop():
             self._set_radius()
-            yield record
+            yield record | {"loss": self._common(record["loss"])}
 
     def _loop(self) -> Iterator[Record]:
         settings, kind = self.settings, self.kind
@@ -213,6 +214,15 @@ class Experiment:
         return supervised(
             self.run, self.labelled, unlabelled=self.pool, label_smoothing=smoothing, **rest
         )
+
+    def _common(self, loss: float) -> float:
+        """The mean over all processes, each of which has met its own examples."""
+        world = self.place.part[1]
+        if world == 1:
+            return loss
+        total = torch.tensor(loss, device=self.place.device)
+        dist.all_reduce(total)
+        return float(total) / world
 
     def _set_radius(self) -> None:
         late = self.settings.halve_rho and self.run.step >= self.settings.halve_rho * self.epoch

@@ -133,6 +133,51 @@ def test_killed_at_any_moment_it_ends_like_a_run_that_was_not(grid, tmp_path):
     assert [path.name for path in other.parent.iterdir()] == [other.name]
 
 
+SHARED = """
+tier = "smoke"
+data = "cifar-10"
+model = "cnn6"
+epochs = 3
+steps_per_epoch = 4
+batch_size = 4
+lr = 0.05
+seed = 0
+
+[[runs]]
+method = "SGD"
+
+[[runs]]
+method = ["SAM", "IAM-S", "IAM-D", "random-D"]
+rho = 0.1
+
+[[runs]]
+loop = ["fixmatch"]
+method = ["SAM", "IAM-D"]
+rho = 0.2
+threshold = 0.1
+unlabelled_batch_size = 8
+"""
+
+
+def test_two_processes_follow_the_curves_of_one(tmp_path):
+    """Augmented, every method with its climb in common, in float32."""
+    recipe = tmp_path / "shared.toml"
+    recipe.write_text(SHARED)
+    rest = ["-m", "flatmin.training", str(recipe), "--out"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--standalone", *rest, str(tmp_path / "two")]
+    done = subprocess.run(torchrun, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert main([str(recipe), "--out", str(tmp_path / "one")]) == 0
+    records = sorted((tmp_path / "one" / "shared").iterdir())
+    assert len(records) == 7
+    for path in records:
+        one, two = (result(tmp_path / n / "shared" / path.name) for n in ("one", "two"))
+        assert one[0] == two[0]
+        for curve in ("loss", "error", "S"):
+            assert two[2][curve] == pytest.approx(one[2][curve], rel=1e-4), (path.stem, curve)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("snakemake") is None, reason="needs Snakemake")
 def test_snakemake_runs_a_grid_and_only_what_is_missing(grid, tmp_path):
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(RECIPES / "Snakefile")]

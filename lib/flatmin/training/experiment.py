@@ -63,7 +63,7 @@ def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
 
     Yields:
         What the loop yields, ``{"step": …, "loss": …}``, with "steps" to be taken in all,
-        "images_per_second" and, at a look, "error" and "S".
+        "images_per_second" and, at a look, "error", "error_top5" and "S".
 
     Raises:
         ValueError: settings that do not fit together, or a record or checkpoint that is damaged or
@@ -75,6 +75,8 @@ def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
     if record.exists():
         check_same(record, json.loads(record.read_text("utf-8"))["settings"], values)
         return
+    if torch.device(place.device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place.device)
     experiment = Experiment(settings, place)
     checkpoint, writes = record.with_suffix(".pt"), place.part[0] == 0
     curve: list[Record] = []
@@ -98,7 +100,7 @@ def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
             "seconds": seconds,
             "images_per_second": experiment.steps * experiment.images_per_step / seconds,
             "peak_megabytes": _peak_megabytes(place),
-            "final": {**curve[-1], **experiment.measure()},
+            "final": curve[-1] | experiment.measure(),
             "curve": _columns(curve),
         }
         write_whole(record, (json.dumps(_compact(content)) + "\n").encode())
@@ -129,6 +131,14 @@ class Experiment:
         require(
             all(size % world == 0 for size in sizes),
             f"batch_size and unlabelled_batch_size must divide by {world} processes, got {sizes}",
+        )
+        require(
+            settings.labels % self.kind.classes == 0,
+            f"labels must be a multiple of the {self.kind.classes} classes, got {settings.labels}",
+        )
+        require(
+            world == 1 or not place.download,
+            f"download must be left to one process, got {world}: fetch the data before",
         )
         train = read(settings, "train" if settings.validate else "train+validation", place)
         held_out = read(settings, "validation" if settings.validate else "test", place)
@@ -241,8 +251,9 @@ class Experiment:
             epochs = 1 if self.settings.tier == "smoke" else 20
             return {"error": linear_probe(model[0], train, test, epochs=epochs)}
         few = [x for x, _ in islice(self.held_out, LOOK_AT // AT_ONCE)]
-        S = local_inconsistency(model, few, rho=LOOK_RHO)
-        return {"error": errors(model, self.held_out)[0], "S": S.value}
+        first, fifth = errors(model, self.held_out)
+        S = local_inconsistency(model, few, rho=LOOK_RHO).value
+        return {"error": first, "error_top5": fifth, "S": S}
 
     def measure(self) -> Record:
         """What is measured once, in the end."""
@@ -250,7 +261,6 @@ class Experiment:
         if self.settings.loop == "simclr":
             return {}
         found = {"train_error": errors(model, self.seen)[0]}
-        found["error"], found["error_top5"] = errors(model, self.held_out)
         if self.settings.curvature:
             few = _whole([*islice(self.seen, LOOK_AT // AT_ONCE)])
             top = top_hessian_eigenpairs(model, cross_entropy, *few, tol=1e-2)
@@ -367,9 +377,9 @@ def provenance(place: Place) -> dict[str, Any]:
 
 
 def _peak_megabytes(place: Place) -> float:
-    """Of the device's memory, or of this process."""
+    """Of the device's memory in this run, or of this process in all its runs."""
     if torch.device(place.device).type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
+        return torch.cuda.max_memory_allocated(place.device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kilobytes on Linux
 
 

@@ -109,7 +109,6 @@ def _seconds(settings: Settings, device: str, images: int) -> tuple[float, float
     on_gpu = torch.device(device).type == "cuda"
     wait: Callable[[], None] = torch.cuda.synchronize if on_gpu else lambda: None
     bf16 = settings.bf16 and on_gpu
-    times = []
     for _ in range(2):  # the first one warms up
         start = perf_counter()
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
@@ -118,8 +117,8 @@ def _seconds(settings: Settings, device: str, images: int) -> tuple[float, float
         middle = perf_counter()
         loss.backward()
         wait()
-        times = [middle - start, perf_counter() - middle]
-    return times[0] / images, times[1] / images
+        end = perf_counter()
+    return (middle - start) / images, (end - middle) / images
 
 
 @lru_cache

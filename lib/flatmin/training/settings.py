@@ -66,7 +66,7 @@ class Settings:
         steps_per_epoch: length of an epoch; by default the training data once.
         look: epochs between two evaluations.
         batch_size: labelled images per step, over all processes.
-        labels: how many training labels are known.
+        labels: how many training labels are known, as many of each class.
         unlabelled_batch_size: further images per step.
         augment: whether images are augmented.
         lr: learning rate.
@@ -75,15 +75,15 @@ class Settings:
         base: what steps: SGD with momentum, or AdamW.
         momentum: of SGD.
         weight_decay: of SGD.
-        label_smoothing: of the supervised cross-entropy.
+        label_smoothing: of the supervised cross-entropy, from 0 up to 1.
         rho: radius ρ, of all methods but SGD.
         beta: weight β of IAM-D.
         climb: K of Algorithm 1.
         sigma: size σ of its noise.
-        halve_rho: epoch from which ρ is half.
-        threshold: FixMatch's.
+        halve_rho: epoch after which ρ is half.
+        threshold: FixMatch's, from 0 to 1.
         unlabelled_weight: FixMatch's λ_u.
-        ema: decay of the average of weights that is evaluated.
+        ema: decay of the average of weights that is evaluated, below 1.
         temperature: SimCLR's τ.
         curvature: measure Tr H and λ_max(H) at the end.
         bf16: bfloat16 autocast, on a GPU.
@@ -147,12 +147,9 @@ class Settings:
             if isinstance(value, int | float):
                 require(value >= 0, f"{name} must not be negative, got {value}")
                 require(value > 0 or name not in positive, f"{name} must be positive, got {value}")
-        require(
-            (settings.rho > 0) != (settings.method == "SGD"),
-            f"rho must be positive for {settings.method}"
-            if settings.method != "SGD"
-            else f"rho must be left out for SGD, got {settings.rho}",
-        )
+        climbs = settings.method != "SGD"
+        require(settings.rho > 0 or not climbs, f"rho must be positive for {settings.method}")
+        require(settings.rho == 0 or climbs, f"rho must be left out for SGD, got {settings.rho}")
         require(
             settings.loop != "fixmatch" or settings.unlabelled_batch_size > 0,
             "unlabelled_batch_size must be positive for fixmatch",
@@ -160,7 +157,7 @@ class Settings:
         return settings
 
 
-def load_recipe(recipe: str | Path, **changes: Any) -> dict[str, Settings]:
+def load_recipe(recipe: str | Path, /, **changes: Any) -> dict[str, Settings]:
     """The runs of a recipe, by name.
 
     Args:

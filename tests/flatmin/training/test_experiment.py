@@ -14,7 +14,8 @@ from flatmin.curvature import top_hessian_eigenpairs
 from flatmin.training import experiment as module
 from flatmin.training.checkpoint import load_checkpoint
 from flatmin.training.experiment import Experiment, build_model, conduct, errors
-from flatmin.training.sets import Place, kind_of
+from flatmin.training.randomness import stream
+from flatmin.training.sets import KINDS, Place, kind_of
 from flatmin.training.settings import Settings, load_recipe, recipes, smoke
 
 SMALL = Settings.of(
@@ -114,7 +115,7 @@ def test_a_record_says_what_ran_where_and_what_came_out(tmp_path):
     record = recorded(replace(SMALL, curvature=True), tmp_path / "run.json")
     assert Settings.of(record["settings"]) == replace(SMALL, curvature=True)
     assert record["provenance"].keys() >= {"commit", "date", "torch", "device", "processes"}
-    assert record["curve"].keys() == {"step", "loss", "error", "S"}
+    assert record["curve"].keys() == {"step", "loss", "error", "error_top5", "S"}
     assert record["curve"]["step"] == [2, 4, 6]
     assert record["images_per_second"] == pytest.approx(24 / record["seconds"], rel=1e-4)
     assert record["final"].keys() >= {"error", "error_top5", "train_error", "Tr H", "S"}
@@ -144,12 +145,12 @@ def test_errors_by_hand():
 
 
 def test_the_radius_is_halved_in_its_epoch():
-    experiment = Experiment(replace(SMALL, halve_rho=1), Place())
+    experiment = Experiment(replace(SMALL, halve_rho=2), Place())
     radii = [
         (record["step"], experiment.run.optimizer.param_groups[0]["rho"])
         for record in experiment.train()
     ]
-    assert radii == [(2, 0.05), (4, 0.05), (6, 0.05)]
+    assert radii == [(2, 0.1), (4, 0.05), (6, 0.05)]
 
 
 def test_looks_come_when_they_are_due():
@@ -166,6 +167,13 @@ def test_batches_must_divide(tmp_path):
         Experiment(SMALL, Place(part=(0, 3)))
 
 
+def test_settings_that_do_not_fit_the_data_or_the_place_are_refused():
+    with pytest.raises(ValueError, match="labels must be a multiple of the 10 classes, got 25"):
+        Experiment(replace(SMALL, labels=25), Place())
+    with pytest.raises(ValueError, match="download must be left to one process, got 2"):
+        Experiment(SMALL, Place(download=True, part=(0, 2)))
+
+
 def test_unknown_models_are_refused():
     with pytest.raises(ValueError, match=r"model must be cnn-bn, .* got 'lenet'"):
         build_model(replace(SMALL, model="lenet"))
@@ -179,6 +187,45 @@ def test_missing_data_are_told_in_one_line(tmp_path):
         with pytest.raises(FileNotFoundError, match=f"{tmp_path}") as caught:
             Experiment(settings, Place(data=tmp_path))
         assert "\n" not in str(caught.value)
+
+
+# The data
+
+
+def test_the_part_that_ships_is_as_large_as_said_and_few_labels_are_balanced():
+    given = {"data": "fashion-mnist-part", "tier": "paper", "model": "cnn-bn"}
+    settings = replace(SMALL, **given, steps_per_epoch=0, labels=20, unlabelled_batch_size=4)
+    experiment = Experiment(settings, Place())
+    images, labels = experiment.labelled.tensors
+    assert experiment.pool.tensors[0].shape == (KINDS["fashion-mnist-part"].count, 1, 28, 28)
+    assert images.shape == (20, 1, 28, 28)
+    assert labels.bincount().tolist() == [2] * 10
+    assert experiment.epoch == 6000 // 4
+
+
+@pytest.fixture
+def folder(tmp_path):
+    io = pytest.importorskip("torchvision.io")
+    for split, count in (("train", 4), ("val", 2)):
+        for name in ("cat", "dog"):
+            path = tmp_path / "imagenet" / split / name
+            path.mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(256, (3, 40, 50), generator=stream(split, name, i))
+                io.write_png(pixels.byte(), str(path / f"{i}.png"))
+    return tmp_path
+
+
+def test_a_set_that_is_read_from_files_trains_and_resumes(folder, tmp_path):
+    given = {"data": "imagenet", "tier": "paper", "model": "cnn-bn", "epochs": 2}
+    settings = replace(SMALL, **given, steps_per_epoch=2, batch_size=2)
+    place = Place(data=folder, workers=0)
+    expected = recorded(settings, tmp_path / "whole.json", place)
+    assert [*islice(conduct(settings, tmp_path / "parts.json", place), 1)]
+    assert result(recorded(settings, tmp_path / "parts.json", place)) == result(expected)
+    assert expected["final"]["error_top5"] <= expected["final"]["error"]
+    with pytest.raises(ValueError, match="imagenet is for supervised runs with all labels only"):
+        Experiment(replace(settings, labels=1000), place)
 
 
 # The recipes

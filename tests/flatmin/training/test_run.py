@@ -172,6 +172,25 @@ def test_loaded_batches_resume_and_follow_the_same_order(workers):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_processes_that_read_share_what_one_would_read():
+    whole = [next(LoadedBatches(Read(), 6).draw(3, start=step)) for step in range(3)]
+    for rank in range(2):
+        share = LoadedBatches(Read(), 6, part=(rank, 2)).draw(3)
+        for batch, part in zip(whole, share, strict=False):
+            assert all(torch.equal(b[rank::2], p) for b, p in zip(batch, part, strict=True))
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    run = start("SGD")
+    run.part = (0, 2)
+    with pytest.raises(ValueError, match="a batch of 7 does not divide among 2 processes"):
+        next(supervised(run, Batches((X, Y), 7), steps=1, every=1))
+    with pytest.raises(ValueError, match=r"simclr runs in one process, got part=\(0, 2\)"):
+        simclr(run, Batches((X,), 6), view=jitter, steps=1, every=1)
+    with pytest.raises(ValueError, match=r"rank < world, got \(2, 2\)"):
+        Run(run.model, run.optimizer, seed=0, part=(2, 2))
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="ema must lie between 0 and 1, got 1"):
         start("SGD", ema=1.0)

@@ -7,11 +7,8 @@ come from are written to book/results/.
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
-from datetime import date
 from pathlib import Path
 from time import perf_counter
 
@@ -20,8 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread against one thread
 import numpy as np
 import torch
 
-import flatmin
 from flatmin.pathways import simulate_modes
+from flatmin.training.experiment import provenance
+from flatmin.training.sets import Place
 
 ROOT = Path(__file__).parents[1]
 DEPTHS, TARGET, INIT = [20, 20], 1.0, [0.011, 0.01]
@@ -76,22 +74,13 @@ def measure(device: str) -> dict[str, float]:
     }
 
 
-def provenance(device: str) -> dict[str, str | int]:
+def told(device: str) -> dict[str, object]:
     """Where the figures come from."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    cuda = device == "cuda"
     return {
         "command": "python " + " ".join(["benchmarks/modes.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip() or "unknown",
-        "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if cuda else platform.machine(),
+        **provenance(Place(device=device)),
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "numpy": np.__version__,
-        "flatmin": flatmin.__version__,
     }
 
 
@@ -107,7 +96,7 @@ def main() -> None:
     if options.json:
         path = ROOT / "book" / "results" / f"modes-{options.device}.json"
         path.parent.mkdir(exist_ok=True)
-        record = {"provenance": provenance(options.device), "figures": figures}
+        record = {"provenance": told(options.device), "figures": figures}
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         print(f"written to {path.relative_to(ROOT)}")
 

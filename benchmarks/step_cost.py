@@ -17,11 +17,9 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import date
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -32,10 +30,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-import flatmin
 from flatmin.inconsistency import InconsistencyPenalty
 from flatmin.models import WideResNet
 from flatmin.optim import IAMD, IAMS, SAM
+from flatmin.training.experiment import provenance
+from flatmin.training.sets import Place
 
 ROOT = Path(__file__).parents[1]
 GLIBC = platform.libc_ver()[0] == "glibc"
@@ -165,22 +164,14 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     }
 
 
-def provenance(options: argparse.Namespace) -> dict[str, object]:
+def told(options: argparse.Namespace) -> dict[str, object]:
     """Where the figures come from."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     cuda = options.device == "cuda"
     return {
         "command": "python " + " ".join(["benchmarks/step_cost.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip() or "unknown",
-        "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if cuda else platform.machine(),
+        **provenance(Place(device=options.device)),
         "threads": torch.get_num_threads(),
         "clock": "wall" if cuda else "processor time of the one thread",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "flatmin": flatmin.__version__,
         "model": f"WRN-{options.depth}-{options.widen}",
         "batch": options.batch,
         "precision": "bfloat16 autocast" if options.bf16 else "TF32" if cuda else "float32",
@@ -223,7 +214,7 @@ def main() -> None:
         name = f"step-cost-wrn-{options.depth}-{options.widen}"
         path = ROOT / "book" / "results" / ("-".join([name, options.device, *flags]) + ".json")
         path.parent.mkdir(exist_ok=True)
-        record = {"provenance": provenance(options), "figures": figures}
+        record = {"provenance": told(options), "figures": figures}
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         print(f"written to {path.relative_to(ROOT)}")
 

@@ -8,7 +8,8 @@ With --json the figures and where they come from are written to book/results/.
 
 By default glibc gives the memory of a freed graph back to the system, and the next graph pays for
 it page by page: how much depends on what else lies on the heap that all methods here share. So it
-is told to keep its memory. With --trim it is not: the control.
+is told to keep its memory. With --alone it is not, and each method has a process, and so a heap, of
+its own in every round: the control.
 """
 
 import argparse
@@ -18,8 +19,10 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -49,7 +52,9 @@ def keep_freed_memory() -> None:
     libc.mallopt(mmap_max, 0)
 
 
-def steps(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
+def steps(
+    options: argparse.Namespace, names: Iterable[str] = COUNTED
+) -> dict[str, Callable[[], object]]:
     """One training step per method, each on a model of its own with the same weights and batch."""
     device = torch.device(options.device)
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
@@ -89,7 +94,7 @@ def steps(options: argparse.Namespace) -> dict[str, Callable[[], object]]:
 
         return step
 
-    return {name: make(name) for name in COUNTED}
+    return {name: make(name) for name in names}
 
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
@@ -124,23 +129,48 @@ def peak_memory(step: Callable[[], object], options: argparse.Namespace) -> int:
     return meter.peak
 
 
-def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Median seconds of a step, its ratio to SGD, and the ratio of the peak memories."""
-    methods = steps(options)
+def warm_up(step: Callable[[], object]) -> None:
+    """Compile, choose kernels, fill caches."""
+    for _ in range(3):
+        step()
+
+
+def time(step: Callable[[], object], options: argparse.Namespace) -> float:
+    """Seconds of one step."""
     wait = torch.cuda.synchronize if options.device == "cuda" else lambda: None
     # On one thread the time of the processor is that of the clock, less what others took from it.
     now = perf_counter if options.device == "cuda" else process_time
-    for step in methods.values():  # compile, choose kernels, fill caches
-        for _ in range(3):
-            step()
+    wait()
+    start = now()
+    step()
+    wait()
+    return now() - start
+
+
+def time_alone(options: argparse.Namespace, name: str) -> float:
+    """Seconds of a step, the median of five, in a process that does nothing else."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_median, options, name).result()
+
+
+def _median(options: argparse.Namespace, name: str) -> float:
+    torch.set_num_threads(1)
+    step = steps(options, [name])[name]
+    warm_up(step)
+    return statistics.median(time(step, options) for _ in range(5))
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Median seconds of a step, its ratio to SGD, and the ratio of the peak memories."""
+    methods = steps(options)
+    if not options.alone:
+        for step in methods.values():
+            warm_up(step)
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for done in range(options.rounds):
         for name, step in methods.items():
-            wait()
-            start = now()
-            step()
-            wait()
-            seconds[name].append(now() - start)
+            once = time_alone(options, name) if options.alone else time(step, options)
+            seconds[name].append(once)
         if sys.stderr.isatty():
             print(f"\rround {done + 1} of {options.rounds}", end="", file=sys.stderr)
     if sys.stderr.isatty():
@@ -175,7 +205,7 @@ def told(options: argparse.Namespace) -> dict[str, object]:
         "model": f"WRN-{options.depth}-{options.widen}",
         "batch": options.batch,
         "precision": "bfloat16 autocast" if options.bf16 else "TF32" if cuda else "float32",
-        "allocator": "glibc, keeps its memory" if GLIBC and not options.trim else "system default",
+        "allocator": "system default" if options.alone or not GLIBC else "glibc, keeps its memory",
         "memory": "allocated during the step" if cuda else "held by autograd",
     }
 
@@ -193,10 +223,10 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--trim", action="store_true", help="leave the allocator as it is")
+    parser.add_argument("--alone", action="store_true", help="a process each, allocator as it is")
     parser.add_argument("--json", action="store_true", help="write book/results/step-cost-….json")
     options = parser.parse_args()
-    if GLIBC and not options.trim:
+    if GLIBC and not options.alone:
         keep_freed_memory()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
@@ -210,7 +240,7 @@ def main() -> None:
         print(f"{name:14s}" + "".join(f"{row[column]:19.3g}" for column in columns))
     if options.json:
         flags = ["bf16"] * options.bf16 + ["channels-last"] * options.channels_last
-        flags += ["compiled"] * options.compile + ["trim"] * options.trim
+        flags += ["compiled"] * options.compile + ["alone"] * options.alone
         name = f"step-cost-wrn-{options.depth}-{options.widen}"
         path = ROOT / "book" / "results" / ("-".join([name, options.device, *flags]) + ".json")
         path.parent.mkdir(exist_ok=True)

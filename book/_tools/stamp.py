@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,15 +66,23 @@ def library(chapter: Chapter) -> dict[str, Path]:
 
 
 def data_files(chapter: Chapter, modules: dict[str, Path]) -> dict[str, Path]:
-    """Return the data a chapter reads, by file name.
+    """Return the data a chapter reads, by name.
 
-    They lie beside the modules it imports, or under ``book/results`` and are named in its code.
+    They lie beside the modules it imports, or under ``book/results``, where a string in its code
+    names them, or is a pattern that they match: ``"*/*.json"`` stands for the records of all runs.
     """
     folders = {path.parent for path in modules.values()}
-    found = [path for folder in sorted(folders) for path in sorted(folder.glob("*.npz"))]
-    code = chapter.code()
-    results = sorted(chapter.book.pages.glob("results/*.json"))
-    return {path.name: path for path in [*found, *(r for r in results if r.name in code)]}
+    found = {path.name: path for folder in folders for path in folder.glob("*.npz")}
+    patterns = [
+        text.rpartition("results/")[2]
+        for text in re.findall(r"""["']([^"']+\.json)["']""", chapter.code())
+    ]
+    results = chapter.book.pages / "results"
+    for path in results.rglob("*.json"):
+        name = path.relative_to(results)
+        if any(len(Path(p).parts) == len(name.parts) and name.match(p) for p in patterns):
+            found[name.as_posix()] = path
+    return dict(sorted(found.items()))
 
 
 def rule(entry: dict[str, Any]) -> dict[str, Any]:

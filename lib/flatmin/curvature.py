@@ -5,7 +5,7 @@
 needs no label (Kim et al. 2026, Section 3); H(θ) is the Hessian of a loss. With m trainable
 parameters a vector is a tensor (m,): the parameters that require a gradient, flattened in the order
 of ``model.parameters()``. Curvature is that of the model in evaluation mode; the model itself is
-left as it was.
+left as it was. It may be asked for in ``torch.no_grad`` and ``torch.inference_mode``, too.
 
 Everywhere here a *batch* is what the model is called with: a tensor ``x`` for ``model(x)``, a tuple
 for ``model(*batch)``, a dict for ``model(**batch)``. Where a batch can stand, so can a list or
@@ -118,9 +118,9 @@ class FisherOperator:
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """F v, (m,), for v (m,)."""
-        leaves = [p.detach().requires_grad_() for p in self._params.values()]
-        total, n = torch.zeros_like(vector), 0
         with _evaluated(self._model), torch.enable_grad():
+            leaves = [p.detach().requires_grad_() for p in self._params.values()]
+            total, n = torch.zeros_like(vector), 0
             for z, tangent in self._pushed(leaves, vector):
                 cotangent = self._output_product(z.detach(), tangent.detach()).to(z)
                 total += _flat(_pullback(z, leaves, cotangent))
@@ -129,9 +129,9 @@ class FisherOperator:
 
     def quadratic(self, vector: Tensor) -> Tensor:
         """vᵀ F v, a float64 scalar, for v (m,): the forward pass alone."""
-        leaves = [p.detach() for p in self._params.values()]
-        total, n = torch.zeros((), device=vector.device), 0
         with _evaluated(self._model), torch.no_grad():
+            leaves = [p.detach() for p in self._params.values()]
+            total, n = torch.zeros((), device=vector.device), 0
             for z, tangent in self._pushed(leaves, vector):
                 total = total + (_wide(tangent) * self._output_product(z, tangent)).sum()
                 n += len(z)
@@ -362,10 +362,10 @@ def _hessian_product(
         raise ValueError(f"loss_fn must have reduction 'mean' or 'sum', not {reduction!r}")
 
     def product(vector: Tensor) -> Tensor:
-        leaves = [p.detach().requires_grad_() for p in params.values()]
-        vectors = _like(leaves, vector)
-        total, n = torch.zeros_like(vector), 0
         with _evaluated(model), torch.enable_grad():
+            leaves = [p.detach().requires_grad_() for p in params.values()]
+            vectors = _like(leaves, vector)
+            total, n = torch.zeros_like(vector), 0
             for batch, target in zip(batches, labels, strict=True):
                 logits = _call(model, batch, dict(zip(params, leaves, strict=True)))
                 slope = _pullback(loss_fn(logits, target), leaves, create_graph=True)
@@ -387,7 +387,7 @@ def _pullback(
 
 def _like(leaves: list[Tensor], vector: Tensor) -> list[Tensor]:
     """The vector in pieces that have the shapes of the leaves."""
-    pieces = torch.split(vector, [p.numel() for p in leaves])
+    pieces = torch.split(_moved(vector, vector.device), [p.numel() for p in leaves])
     return [v.view_as(p).to(p) for v, p in zip(pieces, leaves, strict=True)]
 
 
@@ -411,10 +411,17 @@ def _batches(inputs: Any, device: torch.device) -> Iterator[Any]:
     empty = True
     for batch in [inputs] if isinstance(inputs, Tensor | tuple | Mapping) else inputs:
         content = batch[0] if isinstance(batch, list) else batch
-        yield tree_map_only(Tensor, lambda t: t.to(device), content)
+        yield tree_map_only(Tensor, lambda t: _moved(t, device), content)
         empty = False
     if empty:
         raise ValueError("inputs hold no batch")
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, and such that autograd takes it."""
+    with torch.inference_mode(False):
+        moved = tensor.to(device)
+        return moved.clone() if moved.is_inference() else moved
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -430,13 +437,13 @@ def _theta(model: nn.Module) -> Tensor:
 
 @contextmanager
 def _evaluated(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while, and attention without the kernels that lack derivatives."""
+    """Evaluation mode for a while, whatever is around it, and attention that has derivatives."""
     flags = [(module, module.training) for module in model.modules()]
     fastpath = mha.get_fastpath_enabled()
     model.eval()
     mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False):
             yield
     finally:
         mha.set_fastpath_enabled(fastpath)

@@ -27,6 +27,16 @@ def test_data_count_only_where_their_package_is_imported(tiny):
     assert list(data_files(other, library(other))) == ["a-run.json"]
 
 
+def test_a_pattern_stands_for_the_records_of_all_runs(tiny):
+    code = "from pathlib import Path; print(*Path('../results').glob('*/*.json'))"
+    chapter = tiny.chapter("part/01-one", code)
+    tiny.write("book/results/alone.json", "{}")
+    before = inputs(chapter)
+    assert before["data"] == {}
+    tiny.write("book/results/table/SGD-seed0.json", "{}")
+    assert differences(before, chapter) == ["table/SGD-seed0.json changed"]
+
+
 def test_only_the_rules_of_claims_that_a_chapter_reports_concern_it(tiny):
     chapter = tiny.chapter("part/01-one", 'claim("B.2-sharpness").check(0)')
     other = tiny.chapter("part/02-two", "x = 1")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
 from flatmin.curvature import (
     FisherOperator,
@@ -257,6 +258,31 @@ def test_nothing_is_left_behind(name):
     assert all(torch.equal(v, state[k]) for k, v in case.model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in case.model.parameters())
     assert torch.equal(torch.get_rng_state(), rng)
+
+
+@pytest.mark.parametrize("around", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize("name", ["conv", "attention", "shared-dict"])
+def test_inference_mode_around_it_changes_nothing(name, around):
+    case, loss = evaluated(name), nn.CrossEntropyLoss()
+    outputs = (
+        case.model(**case.inputs) if isinstance(case.inputs, dict) else case.model(case.inputs)
+    )
+    y, v = torch.arange(len(outputs)) % outputs.shape[1], randn(size(case.model))
+
+    def found(inputs, y, v):
+        fisher = FisherOperator(case.model, inputs)
+        yield fisher @ v
+        yield fisher.quadratic(v)
+        yield top_fisher_eigenpairs(case.model, inputs).eigenvalues
+        yield torch.tensor(fisher_trace(case.model, inputs, probes=3).value)
+        yield top_hessian_eigenpairs(case.model, loss, inputs, y).eigenvalues
+        yield torch.tensor(hessian_trace(case.model, loss, inputs, y, probes=3).value)
+
+    plain = list(found(case.inputs, y, v))
+    with around():  # as Lightning validates
+        inputs, y, v = tree_map(torch.clone, (case.inputs, y, v))
+        inside = list(found(inputs, y, v))
+    torch.testing.assert_close(inside, plain, rtol=0, atol=0)
 
 
 def test_modes_come_back_after_an_error():

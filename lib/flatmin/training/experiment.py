@@ -12,6 +12,7 @@ import re
 import resource
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import partial
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
+from torch.utils._pytree import tree_map_only
 
 import flatmin
 from flatmin._climb import require
@@ -52,9 +54,10 @@ MODELS = "cnn-bn, cnn6, vit, resnet-18, resnet-50 or wrn-<depth>-<widen>"
 def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
     """Train from the last checkpoint on, and write the record in the end.
 
-    The checkpoint lies beside the record and goes when the record comes. A run that is stopped, in
-    whatever way, loses the steps since the last checkpoint; resumed, it ends, on a CPU bitwise,
-    like one that was not. The number of processes may have changed.
+    The checkpoint lies beside the record and goes when the record comes; it is written while the
+    next steps are taken. A run that is stopped, in whatever way, loses the steps since the last
+    whole checkpoint; resumed, it ends, on a CPU bitwise, like one that was not. The number of
+    processes may have changed.
 
     Args:
         settings: of the run.
@@ -85,14 +88,21 @@ def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
         experiment.run.load_state_dict(saved["run"])
         curve, seconds = saved["curve"], saved["seconds"]
     started = perf_counter() - seconds
-    for point in experiment.train():
-        seconds = perf_counter() - started
-        curve.append(point)
-        if writes:
-            state = {"run": experiment.run.state_dict(), "curve": curve, "seconds": seconds}
-            save_checkpoint(checkpoint, values, state)
-        rate = point["step"] * experiment.images_per_step / seconds
-        yield point | {"steps": experiment.steps, "images_per_second": rate}
+    with ThreadPoolExecutor(1) as writer:
+        written: Future[None] | None = None
+        for point in experiment.train():
+            seconds = perf_counter() - started
+            curve.append(point)
+            if writes:
+                if written:
+                    written.result()  # raises what went wrong
+                state = {"run": experiment.run.state_dict(), "curve": curve, "seconds": seconds}
+                state = tree_map_only(Tensor, lambda t: t.to("cpu", copy=True), state)
+                written = writer.submit(save_checkpoint, checkpoint, values, state)
+            rate = point["step"] * experiment.images_per_step / seconds
+            yield point | {"steps": experiment.steps, "images_per_second": rate}
+        if written:
+            written.result()
     if writes:
         content = {
             "settings": values,

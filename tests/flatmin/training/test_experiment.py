@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from dataclasses import asdict, replace
 from itertools import islice
 
@@ -93,19 +94,42 @@ def test_a_checkpoint_of_other_settings_is_left_alone(tmp_path):
 def test_a_full_disk_stops_the_run_and_keeps_its_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     expected = recorded(SMALL, tmp_path / "expected.json")
-    run = conduct(SMALL, path, Place())
-    next(run)
+    calls = []
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def full_from_the_second_on(file):
+        calls.append(file)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("flatmin.training.checkpoint.os.fsync", full)
+        patch.setattr("flatmin.training.checkpoint.os.fsync", full_from_the_second_on)
         with pytest.raises(OSError, match="No space left"):
-            next(run)
+            recorded(SMALL, path)
+    assert not path.exists()
     saved = load_checkpoint(path.with_suffix(".pt"), asdict(SMALL))
     assert saved["run"]["step"] == 2
     assert result(recorded(SMALL, path)) == result(expected)
+
+
+def test_checkpoints_are_written_while_it_trains_and_in_order(tmp_path, monkeypatch):
+    """A slow disk delays no step but those of the second record after it."""
+    path, begin = tmp_path / "run.json", threading.Event()
+    steps = []
+
+    def slow(path, settings, state):
+        assert begin.wait(60)
+        steps.append((state["run"]["step"], len(state["curve"])))
+        original(path, settings, state)
+
+    original = module.save_checkpoint
+    monkeypatch.setattr(module, "save_checkpoint", slow)
+    run = conduct(SMALL, path, Place())
+    first = next(run)
+    assert steps == []
+    assert not path.with_suffix(".pt").exists()
+    begin.set()
+    rest = [*run]
+    assert steps == [(p["step"], i + 1) for i, p in enumerate([first, *rest])]
 
 
 # What is recorded

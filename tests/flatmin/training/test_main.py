@@ -111,6 +111,25 @@ def test_a_dry_run_trains_nothing(grid, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("data", ["cifar10", "cifar100", "svhn"])
+def test_a_table_trains_on_files_in_the_published_format(data, write_cifar, write_svhn, tmp_path):
+    """All its data, its augmentation, its methods; the network and the epochs are small."""
+    write_svhn() if data == "svhn" else write_cifar(int(data.removeprefix("cifar")))
+    small = ["model=cnn-bn", "epochs=2", "batch_size=20"]
+    places = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([f"table1-{data}", "seed=0", *places, "--set", *small]) == 0
+    records = sorted((tmp_path / "out" / f"table1-{data}").iterdir())
+    assert [json.loads(path.read_text())["settings"]["method"] for path in records] == [
+        *("ASAM", "IAM-D", "IAM-S", "SAM", "SGD", "random-D")
+    ]
+    for path in records:
+        settings, final, curve = result(path)
+        assert settings["data"].replace("-", "") == data
+        assert curve["step"] == [5, 10]  # two epochs of 100 images
+        assert final["S"] > 0
+        assert 0 < final["error"] <= 1
+
+
 def test_killed_at_any_moment_it_ends_like_a_run_that_was_not(grid, tmp_path):
     """Bitwise, after two kills that no handler can catch and one that one could."""
     command = [*COMMAND, str(grid), "IAM-D-seed1", "--out"]

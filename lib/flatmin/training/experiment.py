@@ -182,9 +182,13 @@ class Experiment:
     def _run(self, part: tuple[int, int]) -> Run:
         settings, device = self.settings, torch.device(self.place.device)
         model, on_gpu = build_model(settings).to(device), device.type == "cuda"
+        shared = self.place.part[1] > 1
         if on_gpu:
             model.to(memory_format=torch.channels_last)
-        wrapped = DistributedDataParallel(model) if self.place.part[1] > 1 else model
+            # Of the whole batch, as in one process. PyTorch has it on GPUs only: on processors each
+            # process normalises by its own part.
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if shared else model
+        wrapped = DistributedDataParallel(model) if shared else model
         called = torch.compile(wrapped) if on_gpu and settings.compiled else wrapped
 
         def forward(images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from flatmin.training.experiment import build_model
+from flatmin.training.experiment import LOOK_AT, build_model
 from flatmin.training.sets import KINDS, kind_of
 from flatmin.training.settings import Settings
 
@@ -27,7 +27,8 @@ class Plan:
         backwards: passes of a step.
         parameters: of the network.
         gigaflops: of one image's forward pass, a multiplication and an addition counting as two.
-        hours: of the passes, from a timing of one pass on the device; evaluation not counted.
+        hours: of all passes, of training and evaluation, from a timing of one on the device. The
+            curvature that some recipes measure in the end is not counted.
         gigabytes: of parameters, optimizer, one graph and the data.
     """
 
@@ -60,10 +61,10 @@ def plan(settings: Settings, device: str = "cpu") -> Plan:
         images += unlabelled
     elif settings.loop == "simclr":
         images += labelled
-    count = KINDS[settings.data].count
-    count -= count // 10 if settings.validate else 0
+    count = _counts(settings)[0]
     steps = settings.epochs * (settings.steps_per_epoch or max(1, count // labelled))
     forwards, backwards = passes(settings)
+    seen, returned = looks(settings)
     at_once = images if torch.device(device).type == "cuda" else min(images, 4)
     network = replace(settings, method="SGD", rho=0.0, seed=0)
     forward, backward = _seconds(network, device, at_once)
@@ -79,7 +80,11 @@ def plan(settings: Settings, device: str = "cpu") -> Plan:
         backwards=backwards,
         parameters=parameters,
         gigaflops=flops / 1e9,
-        hours=steps * images * (forwards * forward + backwards * backward) / 3600,
+        hours=(
+            (steps * images * forwards + seen) * forward
+            + (steps * images * backwards + returned) * backward
+        )
+        / 3600,
         gigabytes=4 * (copies * parameters + data + graph) / 1e9,
     )
 
@@ -99,6 +104,25 @@ def passes(settings: Settings) -> tuple[int, int]:
     # Under SAM, FixMatch takes the unlabelled loss at θ in a pass of its own.
     more = settings.loop == "fixmatch" and settings.method in ("SAM", "ASAM")
     return own[0] + more, own[1] + more
+
+
+def looks(settings: Settings) -> tuple[int, int]:
+    """Images in forward and in backward passes of all evaluations of a run."""
+    count, held_out = _counts(settings)
+    times = -(-settings.epochs // settings.look)
+    if settings.loop == "simclr":  # the probe's features
+        return times * (count + held_out), 0
+    # The error; S by three steps, of which each divergence takes two passes; in the end, the fit.
+    measured = min(LOOK_AT, held_out)
+    return times * (held_out + 8 * measured) + count, times * 3 * measured
+
+
+def _counts(settings: Settings) -> tuple[int, int]:
+    """Images of training, and of evaluation."""
+    kind = KINDS[settings.data]
+    if settings.validate:
+        return kind.count - kind.validation, kind.validation
+    return kind.count, kind.test
 
 
 @lru_cache

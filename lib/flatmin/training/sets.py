@@ -53,6 +53,8 @@ class Kind:
         mean: of the pixels, by channel.
         std: of the pixels, by channel.
         count: training images, those for validation among them.
+        validation: how many of them a search looks at; of ImageNet, about.
+        test: test images.
         standard: operations of the supervised augmentation.
     """
 
@@ -62,6 +64,8 @@ class Kind:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     count: int
+    validation: int
+    test: int
     standard: tuple[Augmentation, ...] = STANDARD
 
     def augmentation(self, *operations: Augmentation) -> Augmentation:
@@ -69,14 +73,16 @@ class Kind:
         return on_pixels(*operations, mean=self.mean, std=self.std)
 
 
-_FASHION = Kind(10, 1, 28, (MEAN,), (STD,), 60_000)
+_FASHION = Kind(10, 1, 28, (MEAN,), (STD,), 60_000, 6_000, 10_000)
 KINDS: dict[DataName, Kind] = {
-    "fashion-mnist-part": replace(_FASHION, count=6_000),
+    "fashion-mnist-part": replace(_FASHION, count=6_000, validation=1_000, test=2_000),
     "fashion-mnist": _FASHION,
-    "cifar-10": Kind(10, 3, 32, *STATISTICS["CIFAR-10"], 50_000),
-    "cifar-100": Kind(100, 3, 32, *STATISTICS["CIFAR-100"], 50_000),
-    "svhn": Kind(10, 3, 32, *STATISTICS["SVHN"], 73_257, (crop,)),  # a mirrored digit is none
-    "imagenet": Kind(1000, 3, 224, *STATISTICS["ImageNet"], 1_281_167, ()),  # its loader augments
+    "cifar-10": Kind(10, 3, 32, *STATISTICS["CIFAR-10"], 50_000, 5_000, 10_000),
+    "cifar-100": Kind(100, 3, 32, *STATISTICS["CIFAR-100"], 50_000, 5_000, 10_000),
+    # A mirrored digit is none.
+    "svhn": Kind(10, 3, 32, *STATISTICS["SVHN"], 73_257, 7_320, 26_032, (crop,)),
+    # Its loader augments.
+    "imagenet": Kind(1000, 3, 224, *STATISTICS["ImageNet"], 1_281_167, 128_000, 50_000, ()),
 }
 
 

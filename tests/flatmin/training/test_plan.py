@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from flatmin.training.experiment import Experiment
-from flatmin.training.plan import passes, plan
+from flatmin.training.plan import looks, passes, plan
 from flatmin.training.sets import Place
 from flatmin.training.settings import Settings, load_recipe
 
@@ -47,6 +47,24 @@ def test_passes_and_images_are_those_of_the_loop(settings):
     assert len(seen) == found.steps * found.forwards
     assert len(backwards) == found.steps * found.backwards
     assert (found.forwards, found.backwards) == passes(settings)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"validate": True}, {"loop": "simclr", "model": "wrn-10-1"}]
+)
+def test_evaluations_see_as_many_images_as_said(change):
+    part = replace(SMALL, data="fashion-mnist-part", tier="paper", epochs=3, steps_per_epoch=1)
+    settings = replace(part, look=2, **change)
+    experiment = Experiment(settings, Place())
+    model, seen = experiment.run.model, []
+    network = model[0] if settings.loop == "simclr" else model  # the probe has no projector
+    network.register_forward_hook(
+        lambda module, inputs, _: None if module.training else seen.append(len(inputs[0]))
+    )
+    for _ in experiment.train():
+        pass
+    experiment.measure()
+    assert sum(seen) == looks(settings)[0]
 
 
 def test_sizes_of_published_networks():

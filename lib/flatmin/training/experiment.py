@@ -187,7 +187,7 @@ class Experiment:
             model.to(memory_format=torch.channels_last)
             # Of the whole batch, as in one process. PyTorch has it on GPUs only: on processors each
             # process normalises by its own part.
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if shared else model
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if shared else model  # type: ignore[no-untyped-call]
         wrapped = DistributedDataParallel(model) if shared else model
         called = torch.compile(wrapped) if on_gpu and settings.compiled else wrapped
 

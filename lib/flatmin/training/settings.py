@@ -175,8 +175,8 @@ def load_recipe(recipe: str | Path, /, **changes: Any) -> dict[str, Settings]:
     Example:
         >>> [*load_recipe("heatmap")][0]
         'IAM-D-cifar-10-beta0.1-rho0.01-seed0'
-        >>> [*load_recipe("demo", epochs=1)]
-        ['SGD-epochs1-seed0', 'IAM-D-epochs1-seed0']
+        >>> [*load_recipe("demo", epochs=1)][0]
+        'SGD-epochs1-seed0'
     """
     path = Path(recipe) if str(recipe).endswith(".toml") else RECIPES / f"{recipe}.toml"
     if not path.exists():

@@ -21,7 +21,7 @@ class Row:
     Attributes:
         id: The claim.
         entry: Its fields in ``book/claims.yml``.
-        chapter: The page that decides it; empty while it is planned.
+        chapter: The page that decides it, or will; empty where none is named.
         verdict: One of :data:`VERDICTS`.
         value: The number that was measured; None while it is planned.
     """
@@ -51,7 +51,7 @@ def rows(book: Book) -> list[Row]:
             reported[id_] = (chapter.name, record)
     board = []
     for id_, entry in book.claims.items():
-        chapter_name, record = reported.get(id_, ("", {}))
+        chapter_name, record = reported.get(id_, (entry.get("chapter", ""), {}))
         value = float(record["value"]) if record else None
         board.append(Row(id_, entry, chapter_name, record.get("verdict", PLANNED), value))
     return board

@@ -1,3 +1,4 @@
+from _tools.check import problems
 from _tools.scoreboard import count, rows
 
 
@@ -18,3 +19,27 @@ def test_a_verdict_joins_its_claim(tiny):
         "not reproduced": 0,
         "not attempted": 1,
     }
+
+
+def test_what_waits_for_records_moves_when_they_come(tiny):
+    """The record makes the chapter stale, its run makes the verdict; claims.yml stays."""
+    claims = tiny.root / "book" / "claims.yml"
+    claims.write_text(
+        claims.read_text().replace("'tier': 'ci'", "'tier': 'paper', 'planned': 'no'")
+    )
+    tiny.chapter(
+        "part/01-one",
+        "from pathlib import Path\nfrom flatbook import claim\n"
+        "for path in Path('../results').glob('*/*.json'):\n"
+        '    claim("B.2-sharpness").check(float(path.read_text()))',
+    )
+    tiny.execute()
+    (row,) = rows(tiny.book)
+    assert (row.verdict, row.ours) == ("not attempted", "no")
+    tiny.write("book/results/table/run.json", "0.0")
+    assert any("table/run.json changed" in problem for problem in problems(tiny.book))
+    tiny.execute()
+    (row,) = rows(tiny.book)
+    assert (row.verdict, row.value) == ("reproduced", 0.0)
+    tiny.track()
+    assert problems(tiny.book) == []

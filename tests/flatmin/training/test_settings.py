@@ -85,7 +85,10 @@ def test_files_that_are_no_recipe(tmp_path):
     for text, message in [
         ("lr = ", "is not a TOML file"),
         ("lr = 0.1", r"at least one \[\[runs\]\]"),
-        ((RECIPES / "demo.toml").read_text() + '[[runs]]\nmethod = "SGD"\nseed = 0', "two runs of the name"),
+        (
+            (RECIPES / "demo.toml").read_text() + '[[runs]]\nmethod = "SGD"\nseed = 0',
+            "two runs of the name",
+        ),
     ]:
         path.write_text(text)
         with pytest.raises(ValueError, match=message):

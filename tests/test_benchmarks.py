@@ -1,0 +1,32 @@
+"""Each benchmark of training at its smallest: it still fits the library, and its table is whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("command", "rows"),
+    [
+        ("overhead.py --model cnn-bn --steps 2 --rounds 1", ["SGD", "SAM", "IAM-S", "IAM-D"]),
+        (
+            "step_cost.py --depth 10 --widen 1 --batch 2 --rounds 1",
+            ["SGD", "SAM", "IAM-S", "IAM-D"],
+        ),
+    ],
+)
+def test_it_runs(command, rows):
+    name, *options = command.split()
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / name), *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [row for row in rows if not any(line.startswith(row) for line in lines)] == []
+    if name == "overhead.py":
+        fractions = [float(line.split()[1].rstrip("%")) for line in lines[1:]]
+        assert all(0 < fraction < 100 for fraction in fractions)

@@ -68,11 +68,15 @@ def library(chapter: Chapter) -> dict[str, Path]:
 def data_files(chapter: Chapter, modules: dict[str, Path]) -> dict[str, Path]:
     """Return the data a chapter reads, by name.
 
-    They lie beside the modules it imports, or under ``book/results``, where a string in its code
-    names them, or is a pattern that they match: ``"*/*.json"`` stands for the records of all runs.
+    They lie beside the modules it imports, or in a folder beside one that the module names; or
+    under ``book/results``, where a string in its code names them, or is a pattern that they match:
+    ``"*/*.json"`` stands for the records of all runs.
     """
-    folders = {path.parent for path in modules.values()}
-    found = {path.name: path for folder in folders for path in folder.glob("*.npz")}
+    found: dict[str, Path] = {}
+    for module in modules.values():
+        folders = re.findall(r'Path\(__file__\)\.with_name\("(\w+)"\)', module.read_text("utf-8"))
+        inside = [path for name in folders for path in module.with_name(name).glob("*.toml")]
+        found |= {path.name: path for path in [*module.parent.glob("*.npz"), *inside]}
     patterns = [
         text.rpartition("results/")[2]
         for text in re.findall(r"""["']([^"']+\.json)["']""", chapter.code())

@@ -27,6 +27,17 @@ def test_data_count_only_where_their_package_is_imported(tiny):
     assert list(data_files(other, library(other))) == ["a-run.json"]
 
 
+def test_files_in_a_folder_that_a_module_names_count(tiny):
+    tiny.write("lib/tiny/read.py", 'FOLDER = Path(__file__).with_name("lists")\n')
+    tiny.write("lib/tiny/lists/one.toml", "x = 1\n")
+    chapter = tiny.chapter("part/01-one", "import tiny.read")
+    other = tiny.chapter("part/02-two", "import tiny.rule")
+    before, before_other = inputs(chapter), inputs(other)
+    tiny.write("lib/tiny/lists/one.toml", "x = 2\n")
+    assert differences(before, chapter) == ["one.toml changed"]
+    assert differences(before_other, other) == []
+
+
 def test_a_pattern_stands_for_the_records_of_all_runs(tiny):
     code = "from pathlib import Path; print(*Path('../results').glob('*/*.json'))"
     chapter = tiny.chapter("part/01-one", code)

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeAlias
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Generator, Tensor
@@ -70,12 +70,12 @@ def on_pixels(
         tensor([[0.1250, 0.0000, 0.3750, 0.2500],
                 [0.5000, 0.6250, 0.7500, 0.8750]])
     """
-    shift, scale = (torch.as_tensor(v).view(-1, 1, 1) for v in (mean, std))
-    if not (scale > 0).all():
+    shift, scale = (tuple(torch.as_tensor(v).view(-1).tolist()) for v in (mean, std))
+    if not min(scale) > 0:
         raise ValueError(f"std must be positive, not {std}")
 
     def augment(images: Tensor, generator: Generator) -> Tensor:
-        mu, sigma = shift.to(images), scale.to(images)
+        mu, sigma = (_constant(v, images).view(-1, 1, 1) for v in (shift, scale))
         pixels = images * sigma + mu
         for operation in operations:
             pixels = operation(pixels, generator)
@@ -226,6 +226,9 @@ def _move(images: Tensor, which: Tensor, strength: Tensor) -> Tensor:
     return _warp(images, xx=cos, xy=shear_x - sin, x=x, yx=shear_y + sin, yy=cos, y=y)
 
 
+_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+_FROM_YIQ = tuple(map(tuple, torch.linalg.inv(torch.tensor(_TO_YIQ).double()).tolist()))
+
 STANDARD = (crop, flip)
 WEAK = (partial(crop, mode="reflect"), flip)
 STRONG = (*WEAK, rand_augment, cutout)
@@ -247,11 +250,21 @@ def _integers(images: Tensor, generator: Generator, below: int, count: int = 1) 
     return torch.randint(below, (count, len(images)), generator=generator, device=images.device)
 
 
+def _constant(values: Sequence[Any], images: Tensor) -> Tensor:
+    return _on_device(tuple(values), images.dtype, images.device)
+
+
+@lru_cache
+def _on_device(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Kept, since a GPU waits for what comes from the processor's memory.
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
 def _luma(images: Tensor) -> Tensor:
     """Brightness as seen, (n, 1, height, width)."""
     if images.shape[1] == 1:
         return images
-    weights = images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    weights = _constant(_TO_YIQ[0], images).view(3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
 
@@ -263,13 +276,10 @@ def _blend(images: Tensor, towards: Tensor | float, factor: Tensor) -> Tensor:
 def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images
-    to_yiq = images.new_tensor(
-        [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]]
-    )
-    y, i, q = torch.einsum("kc,nchw->knhw", to_yiq, images)
+    y, i, q = torch.einsum("kc,nchw->knhw", _constant(_TO_YIQ, images), images)
     angle = 2 * math.pi * turn[:, 0]
     turned = torch.stack([y, angle.cos() * i - angle.sin() * q, angle.sin() * i + angle.cos() * q])
-    return torch.einsum("ck,knhw->nchw", torch.linalg.inv(to_yiq), turned).clamp(0, 1)
+    return torch.einsum("ck,knhw->nchw", _constant(_FROM_YIQ, images), turned).clamp(0, 1)
 
 
 def _warp(
@@ -285,7 +295,10 @@ def _warp(
 ) -> Tensor:
     """The image seen at (xx·u + xy·v + x, yx·u + yy·v + y) for u, v in −1…1."""
     entries = [
-        torch.as_tensor(v).to(images).expand(len(images), 1, 1, 1) for v in (xx, xy, x, yx, yy, y)
+        (v if isinstance(v, Tensor) else images.new_full((1, 1, 1, 1), v)).expand(
+            len(images), 1, 1, 1
+        )
+        for v in (xx, xy, x, yx, yy, y)
     ]
     matrices = torch.cat(entries, 1).view(-1, 2, 3)
     grid = affine_grid(matrices, [*images.shape], align_corners=False)

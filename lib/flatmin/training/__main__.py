@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="grad and param do not obey")
     try:
         runs = _chosen(options)
+        _prepare(options.device)
         if options.dry_run:
             _print_plan(runs, options)
             return 0
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "runs",
         nargs="*",
         metavar="run",
-        help="names of runs, or settings that they must have, such as method=IAM-D seed=0; "
+        help="names of runs, or settings that they must have, such as method=IAM-D seed=0 seed=1; "
         "by default all",
     )
     parser.add_argument(
@@ -97,12 +99,14 @@ def _chosen(options: argparse.Namespace) -> dict[str, Settings]:
     """The runs that the command line asks for."""
     runs = load_recipe(options.recipe, **dict(map(parse, options.set)))
     names = [word for word in options.runs if "=" not in word]
-    wanted = dict([parse(word) for word in options.runs if "=" in word])
+    wanted: dict[str, list[Any]] = {}
+    for key, value in (parse(word) for word in options.runs if "=" in word):
+        wanted.setdefault(key, []).append(value)
     chosen = {
         name: settings
         for name, settings in runs.items()
         if (not names or name in names)
-        and all(asdict(settings).get(key) == value for key, value in wanted.items())
+        and all(asdict(settings).get(key) in values for key, values in wanted.items())
     }
     unknown = [name for name in names if name not in runs]
     require(
@@ -114,22 +118,32 @@ def _chosen(options: argparse.Namespace) -> dict[str, Settings]:
     return chosen
 
 
+def _prepare(device: str) -> None:
+    """Check the device, and set how PyTorch computes on it."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = device
+    require(kind in ("cpu", "cuda"), f"device must be cpu or cuda, got {device!r}")
+    if kind == "cpu":
+        torch.set_num_threads(1)  # so that a run repeats; several runs use several cores
+        return
+    require(torch.cuda.is_available(), f"device {device!r} needs a GPU, and PyTorch sees none")
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+
+
 @contextmanager
 def _processes(device: str) -> Iterator[tuple[str, tuple[int, int]]]:
     """This process's device and share: all, or under torchrun a part."""
-    on_gpu = torch.device(device).type == "cuda"
+    on_gpu, shared = torch.device(device).type == "cuda", "RANK" in os.environ
     if on_gpu:
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
-    else:
-        torch.set_num_threads(1)  # so that a run repeats; several runs use several cores
-    if "RANK" not in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}" if shared else device
+        torch.cuda.set_device(device)
+    if not shared:
         yield device, (0, 1)
         return
-    if on_gpu:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
     # The others wait while the first one evaluates.
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(hours=1))
     try:
@@ -172,10 +186,10 @@ def _print_plan(runs: Mapping[str, Settings], options: argparse.Namespace) -> No
         total += found.hours
         print(
             f"{name:{width}} {found.steps:9,} {found.images:7} {found.forwards:9} + "
-            f"{found.backwards:<8} {found.parameters / 1e6:15.1f} {found.hours:8.1f} "
+            f"{found.backwards:<8} {found.parameters / 1e6:15.3f} {found.hours:8.3f} "
             f"{found.gigabytes:7.1f}"
         )
-    print(f"{len(runs)} runs, {total:.1f} hours of passes on one {options.device}")
+    print(f"{len(runs)} runs, {total:.2f} hours of passes on one {options.device}")
 
 
 if __name__ == "__main__":

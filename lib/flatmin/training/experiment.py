@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import platform
@@ -13,6 +14,7 @@ import resource
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import partial
@@ -69,24 +71,38 @@ def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
         "images_per_second" and, at a look, "error", "error_top5" and "S".
 
     Raises:
-        ValueError: settings that do not fit together, or a record or checkpoint that is damaged or
-            has other settings.
+        ValueError: settings that do not fit together; a record or checkpoint that is damaged, has
+            other settings, or was written on another kind of device; another process is at this
+            run, or not all of this run's processes see its files.
         FileNotFoundError: the data are not there.
         OSError: a file cannot be written; the last checkpoint is as it was.
     """
-    values = asdict(settings)
-    if record.exists():
-        check_same(record, json.loads(record.read_text("utf-8"))["settings"], values)
+    checkpoint, first = record.with_suffix(".pt"), place.part[0] == 0
+    if _common(record.exists(), place, record):
+        check_same(record, read_record(record)["settings"], asdict(settings))
         return
-    if torch.device(place.device).type == "cuda":
+    with _alone(record.with_suffix(".lock")) if first else nullcontext():
+        yield from _conduct(settings, record, checkpoint, place)
+
+
+def _conduct(settings: Settings, record: Path, checkpoint: Path, place: Place) -> Iterator[Record]:
+    values, writes = asdict(settings), place.part[0] == 0
+    told = {"provenance": provenance(place), "device": torch.device(place.device).type}
+    if told["device"] == "cuda":
         torch.cuda.reset_peak_memory_stats(place.device)
     experiment = Experiment(settings, place)
-    checkpoint, writes = record.with_suffix(".pt"), place.part[0] == 0
     curve: list[Record] = []
-    seconds = 0.0
+    seconds = peak = 0.0
     if saved := load_checkpoint(checkpoint, values):
+        require(
+            saved["device"] == told["device"],
+            f"{checkpoint} was written on {saved['device']}, this is {told['device']}: go on there,"
+            " or move it away",
+        )
         experiment.run.load_state_dict(saved["run"])
-        curve, seconds = saved["curve"], saved["seconds"]
+        curve, seconds, peak = saved["curve"], saved["seconds"], saved["peak"]
+        told["provenance"] = saved["provenance"]
+    _common(experiment.run.step, place, checkpoint)
     started = perf_counter() - seconds
     with ThreadPoolExecutor(1) as writer:
         written: Future[None] | None = None
@@ -96,8 +112,11 @@ def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
             if writes:
                 if written:
                     written.result()  # raises what went wrong
-                state = {"run": experiment.run.state_dict(), "curve": curve, "seconds": seconds}
+                peak = max(peak, _peak_megabytes(place))
+                state = {"run": experiment.run.state_dict(), "curve": curve, **told}
+                # A copy, since the next steps change what the writer reads.
                 state = tree_map_only(Tensor, lambda t: t.to("cpu", copy=True), state)
+                state |= {"seconds": seconds, "peak": peak}
                 written = writer.submit(save_checkpoint, checkpoint, values, state)
             rate = point["step"] * experiment.images_per_step / seconds
             yield point | {"steps": experiment.steps, "images_per_second": rate}
@@ -105,16 +124,59 @@ def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
             written.result()
     if writes:
         content = {
-            "settings": values,
-            "provenance": provenance(place),
+            "provenance": told["provenance"],
             "seconds": seconds,
             "images_per_second": experiment.steps * experiment.images_per_step / seconds,
-            "peak_megabytes": _peak_megabytes(place),
+            "peak_megabytes": peak,
             "final": curve[-1] | experiment.measure(),
             "curve": _columns(curve),
         }
-        write_whole(record, (json.dumps(_compact(content)) + "\n").encode())
+        content = {"settings": values, **_compact(content)}
+        write_whole(record, (json.dumps(content) + "\n").encode())
         checkpoint.unlink(missing_ok=True)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what :func:`conduct` wrote.
+
+    Raises:
+        ValueError: a file that is damaged or something else.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or "settings" not in content:
+        raise ValueError(f"{path} is damaged or no record of flatmin: move it away")
+    return content
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Only one command at a time works on a run; a lock ends with its process."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{lock} is held: another process trains this run") from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _common(value: int, place: Place, path: Path) -> int:
+    """What all processes found, or ValueError where they differ."""
+    world = place.part[1]
+    found = [value] * world
+    if world > 1:
+        dist.all_gather_object(found, value)
+    require(
+        len({*found}) == 1,
+        f"all processes must see the same folder, but not all see the same {path}",
+    )
+    return value
 
 
 class Experiment:
@@ -185,11 +247,12 @@ class Experiment:
         shared = self.place.part[1] > 1
         if on_gpu:
             model.to(memory_format=torch.channels_last)
-            # Of the whole batch, as in one process. PyTorch has it on GPUs only: on processors each
-            # process normalises by its own part.
+            # Of the whole batch, as in one process. PyTorch has it on GPUs only, and does not
+            # compile it; on processors each process normalises by its own part.
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if shared else model  # type: ignore[no-untyped-call]
         wrapped = DistributedDataParallel(model) if shared else model
-        called = torch.compile(wrapped) if on_gpu and settings.compiled else wrapped
+        compiled = on_gpu and settings.compiled and not shared
+        called = torch.compile(wrapped) if compiled else wrapped
 
         def forward(images: Tensor) -> Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu and settings.bf16):
@@ -216,7 +279,7 @@ class Experiment:
         self._set_radius()
         for record in self._loop():
             self._set_radius()
-            yield record | {"loss": self._common(record["loss"])}
+            yield record | {"loss": self._mean(record["loss"])}
 
     def _loop(self) -> Iterator[Record]:
         settings, kind = self.settings, self.kind
@@ -239,7 +302,7 @@ class Experiment:
             self.run, self.labelled, unlabelled=self.pool, label_smoothing=smoothing, **rest
         )
 
-    def _common(self, loss: float) -> float:
+    def _mean(self, loss: float) -> float:
         """The mean over all processes, each of which has met its own examples."""
         world = self.place.part[1]
         if world == 1:
@@ -276,10 +339,15 @@ class Experiment:
             return {}
         found = {"train_error": errors(model, self.seen)[0]}
         if self.settings.curvature:
-            few = _whole([*islice(self.seen, LOOK_AT // AT_ONCE)])
-            top = top_hessian_eigenpairs(model, cross_entropy, *few, tol=1e-2)
-            found["lambda_max(H)"] = float(top.eigenvalues[0])
-            found["Tr H"] = hessian_trace(model, cross_entropy, *few, probes=100).value
+            # Batch by batch: a second derivative keeps several times what a training step does.
+            few = [*islice(self.seen, LOOK_AT // AT_ONCE)]
+            images, labels = [x for x, _ in few], [y for _, y in few]
+            found |= {"lambda_max(H)": math.nan, "Tr H": math.nan}
+            with suppress(FloatingPointError):  # a network that diverged has none
+                top = top_hessian_eigenpairs(model, cross_entropy, images, labels, tol=1e-2)
+                if top.converged:
+                    found["lambda_max(H)"] = float(top.eigenvalues[0])
+                found["Tr H"] = hessian_trace(model, cross_entropy, images, labels).value
         return found
 
 
@@ -373,21 +441,33 @@ def build_optimizer(
 
 def provenance(place: Place) -> dict[str, Any]:
     """Where the figures of a record come from."""
-    folder = Path(__file__).parent
-    git = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--dirty"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
     device = torch.device(place.device)
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": git.stdout.strip() or "unknown",
+        "commit": _commit(),
         "flatmin": flatmin.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
         "processes": place.part[1],
     }
+
+
+def _commit() -> str:
+    """Of the repository that holds this file, if one does."""
+    here = Path(__file__)
+
+    def git(*command: str) -> str:
+        done = subprocess.run(
+            ["git", *command], cwd=here.parent, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--abbrev=40", "--dirty")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _peak_megabytes(place: Place) -> float:

@@ -22,6 +22,7 @@ Names and values are those of :class:`Settings`.
 
 from __future__ import annotations
 
+import math
 import sys
 import typing
 from collections.abc import Iterable, Mapping
@@ -145,8 +146,13 @@ class Settings:
         positive = ("epochs", "look", "batch_size", "climb", "lr", "sigma", "temperature")
         for name, value in asdict(settings).items():
             if isinstance(value, int | float):
+                require(math.isfinite(value), f"{name} must be finite, got {value}")
                 require(value >= 0, f"{name} must not be negative, got {value}")
                 require(value > 0 or name not in positive, f"{name} must be positive, got {value}")
+        for name in ("label_smoothing", "threshold", "ema"):
+            value = getattr(settings, name)
+            require(value <= 1, f"{name} must be at most 1, got {value}")
+        require(settings.ema < 1, f"ema must be below 1, got {settings.ema}")
         climbs = settings.method != "SGD"
         require(settings.rho > 0 or not climbs, f"rho must be positive for {settings.method}")
         require(settings.rho == 0 or climbs, f"rho must be left out for SGD, got {settings.rho}")

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 from torchvision.transforms.v2 import functional as tv
 
 from flatmin.data import augment as ours
@@ -185,3 +187,31 @@ def test_rand_augment_uses_each_operation_as_often(monkeypatch):
     counts = ours.rand_augment(images, stream(0), times=1).flatten().long().bincount(minlength=9)
     assert (counts[1:] - 100).abs().max() < 50
     assert abs(counts[0] - 500) < 90  # five moves leave nothing as it is
+
+
+class Crossings(TorchDispatchMode):
+    """Lists what is copied from one device to another."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        devices = {
+            t.device for t in tree_flatten((args, kwargs, result))[0] if hasattr(t, "device")
+        }
+        if len(devices) > 1:
+            self.found.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("operations", [STANDARD, WEAK, STRONG, VIEW])
+def test_nothing_comes_from_the_processor_after_the_first_batch(operations):
+    """Else a GPU would wait for it at every step; its place is taken by the device "meta"."""
+    augment = on_pixels(*operations, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.2))
+    images = torch.empty(4, 3, 32, 32, device="meta")
+    augment(images, None)
+    with Crossings() as crossings:
+        augment(images, None)
+    assert crossings.found == []

@@ -2,7 +2,9 @@
 
 import json
 import re
+import subprocess
 import threading
+from copy import deepcopy
 from dataclasses import asdict, replace
 from itertools import islice
 
@@ -132,7 +134,84 @@ def test_checkpoints_are_written_while_it_trains_and_in_order(tmp_path, monkeypa
     assert steps == [(p["step"], i + 1) for i, p in enumerate([first, *rest])]
 
 
+def test_a_checkpoint_is_of_one_moment(tmp_path, monkeypatch):
+    """Written late, while the weights move on, it still holds those of its own step."""
+    path, begin = tmp_path / "run.json", threading.Event()
+    then, written = [], []
+
+    def late(path, settings, state):
+        assert begin.wait(60)
+        written.append(state["run"])
+
+    monkeypatch.setattr(module, "save_checkpoint", late)
+    original = module.Experiment.train
+
+    def train(experiment):
+        for record in original(experiment):
+            then.append(deepcopy(experiment.run.state_dict()))
+            yield record
+            if len(then) == 1:
+                experiment.run.model[0].weight.data.add_(1)  # as the next steps do, but at once
+                experiment.run.generator.manual_seed(9)
+                begin.set()
+
+    monkeypatch.setattr(module.Experiment, "train", train)
+    recorded(SMALL, path)
+    torch.testing.assert_close(written[0], then[0], rtol=0, atol=0)
+
+
+def test_one_command_at_a_time(tmp_path):
+    path = tmp_path / "run.json"
+    first = conduct(SMALL, path, Place())
+    next(first)
+    with pytest.raises(ValueError, match="another process trains this run"):
+        next(conduct(SMALL, path, Place()))
+    first.close()
+    assert recorded(SMALL, path)["curve"]["step"] == [2, 4, 6]
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_checkpoint_of_another_device_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    next(conduct(SMALL, path, Place()))
+    saved = load_checkpoint(path.with_suffix(".pt"), asdict(SMALL))
+    module.save_checkpoint(path.with_suffix(".pt"), asdict(SMALL), saved | {"device": "cuda"})
+    with pytest.raises(ValueError, match="was written on cuda, this is cpu"):
+        next(conduct(SMALL, path, Place()))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"settings": '])
+def test_a_file_that_is_no_record_is_refused(content, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json is damaged or no record of flatmin"):
+        recorded(SMALL, path)
+    assert path.read_text() == content
+
+
 # What is recorded
+
+
+def test_settings_are_kept_to_the_last_digit(tmp_path):
+    settings = replace(SMALL, lr=10**-1.5)
+    assert recorded(settings, tmp_path / "run.json")["settings"] == asdict(settings)
+    assert [*conduct(settings, tmp_path / "run.json", Place())] == []
+
+
+def test_a_network_that_diverged_is_recorded_without_its_curvature(tmp_path):
+    settings = replace(SMALL, lr=1e30, curvature=True)
+    final = recorded(settings, tmp_path / "run.json")["final"]
+    assert (final["lambda_max(H)"], final["Tr H"]) == (None, None)
+
+
+def test_a_commit_is_that_of_the_repository_that_holds_the_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git
+    assert module.provenance(Place())["commit"] == "unknown"
+    monkeypatch.undo()
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "experiment.py").touch()  # in a repository that does not hold it
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "experiment.py"))
+    assert module.provenance(Place())["commit"] == "unknown"
 
 
 def test_a_record_says_what_ran_where_and_what_came_out(tmp_path):

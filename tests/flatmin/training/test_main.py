@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from flatmin.training.__main__ import main
 from flatmin.training.settings import RECIPES
@@ -91,6 +92,8 @@ def test_one_bar_in_a_terminal(grid, tmp_path):
         (["demo", "seed=7"], "demo has no such run: ['seed=7']"),
         (["demo", "--set", "lr=fast"], "lr must be of type float, got 'fast'"),
         (["demo", "--set", "recipe=x"], "'recipe' is no setting"),
+        (["demo", "--device", "gpu"], "device must be cpu or cuda, got 'gpu'"),
+        (["demo", "--set", "lr=nan"], "lr must be finite, got nan"),
         (["table1-cifar10", "SGD-seed0", "--data", "/nowhere"], "no CIFAR-10"),
     ],
 )
@@ -99,7 +102,19 @@ def test_what_is_wrong_is_said_in_one_line(arguments, message, tmp_path, capsys)
     said = capsys.readouterr()
     assert message in said.err
     assert said.err.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_missed_in_one_line(capsys):
+    assert main(["demo", "--device", "cuda"]) == 1
+    assert "device 'cuda' needs a GPU, and PyTorch sees none" in capsys.readouterr().err
+
+
+def test_one_of_several_values_is_enough(grid, capsys):
+    assert main([str(grid), "seed=0", "seed=1", "method=SGD", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["SGD-seed0", "SGD-seed1"]
 
 
 def test_a_dry_run_trains_nothing(grid, tmp_path, capsys):
@@ -198,19 +213,57 @@ def test_two_processes_follow_the_curves_of_one(tmp_path):
             assert two[2][curve] == pytest.approx(one[2][curve], rel=1e-4), (path.stem, curve)
 
 
+def test_two_processes_go_on_where_one_stopped(grid, tmp_path):
+    command = ["-m", "flatmin.training", str(grid), "IAM-D-seed0", "--set", "model=cnn6", "--out"]
+    name = "IAM-D-cnn6-seed0"
+    command[3] = name
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--standalone", *command]
+    record, checkpoint = (tmp_path / "two" / "grid" / f"{name}.{end}" for end in ("json", "pt"))
+    with subprocess.Popen(
+        [sys.executable, *command, str(tmp_path / "two")], stdout=subprocess.DEVNULL
+    ) as one:
+        while not checkpoint.exists():
+            time.sleep(0.01)
+        one.kill()
+    assert not record.exists()
+    # Of what only the first one sees, the other can know nothing.
+    (tmp_path / "apart").mkdir()
+    folders = [str(tmp_path / part) for part in ("two", "apart")]
+    apart = "import os, sys; from flatmin.training.__main__ import main; "
+    apart += f"folder = {folders}[int(os.environ['RANK'])]; "
+    apart += f"sys.exit(main([*{command[2:]}, folder]))"
+    script = tmp_path / "apart.py"
+    script.write_text(apart)
+    done = subprocess.run(
+        [*torchrun[: torchrun.index("-m", 3)], str(script)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "all processes must see the same folder" in done.stderr
+    assert not record.exists()
+    for line in (
+        [*torchrun, str(tmp_path / "two")],
+        [sys.executable, *command, str(tmp_path / "one")],
+    ):
+        subprocess.run(line, check=True, capture_output=True)
+    two, one = (result(tmp_path / n / "grid" / f"{name}.json") for n in ("two", "one"))
+    assert one[0] == two[0]
+    for curve in ("loss", "error", "S"):
+        assert two[2][curve] == pytest.approx(one[2][curve], rel=1e-3), curve
+
+
 @pytest.mark.skipif(importlib.util.find_spec("snakemake") is None, reason="needs Snakemake")
 def test_snakemake_runs_a_grid_and_only_what_is_missing(grid, tmp_path):
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(RECIPES / "Snakefile")]
     command += ["--cores", "2", "--directory", str(tmp_path), "--config", f"recipe={grid}"]
 
-    def run(options: str) -> str:
-        done = subprocess.run(
-            [*command, f"options={options}"], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    def run(*config: str, good: bool = True) -> str:
+        done = subprocess.run([*command, *config], capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == good, done.stderr
         return done.stderr
 
-    run("--tier smoke")
+    run("tier=smoke")
     records = sorted(tmp_path.glob("results/grid/*.json"))
     assert [path.stem for path in records] == [
         *("IAM-D-seed0", "IAM-D-seed1", "SGD-seed0", "SGD-seed1")
@@ -218,6 +271,11 @@ def test_snakemake_runs_a_grid_and_only_what_is_missing(grid, tmp_path):
     expected, kept = result(records[1]), records[0].stat().st_mtime_ns
     records[1].unlink()
     # Another command is no reason to make again what is there.
-    assert "IAM-D-seed0" not in run("--tier smoke --workers 1")
+    assert "IAM-D-seed0" not in run("tier=smoke", "options=--workers 1")
     assert result(records[1]) == expected
+    assert records[0].stat().st_mtime_ns == kept
+    # Other settings are: what is there is not taken for what is asked.
+    assert "epochs was 2, is 30" in run(good=False)
+    run("tier=smoke", "set=lr=0.2 batch_size=4")
+    assert len([*tmp_path.glob("results/grid/*-lr0.2-batch_size4-seed?.json")]) == 4
     assert records[0].stat().st_mtime_ns == kept

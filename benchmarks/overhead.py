@@ -6,7 +6,8 @@ Run `python benchmarks/overhead.py`, or on a GPU
 
 Each run is `flatmin.training.experiment.conduct`, with a checkpoint at the end of each epoch of
 --steps steps; the first epoch warms up and is not counted. A pass is a call of the model, or of
-autograd's backward. With --json the figures and where they come from go to book/results/.
+autograd's backward; on a GPU it lasts from its first kernel to its last, the gaps between them
+included. With --json the figures and where they come from go to book/results/.
 """
 
 import argparse
@@ -134,6 +135,7 @@ def main() -> None:
             "command": "python " + " ".join(["benchmarks/overhead.py", *sys.argv[1:]]),
             **provenance(Place(device=options.device)),
             "model": options.model,
+            "batch_size": Settings.batch_size,
         }
         path = ROOT / "book" / "results" / f"overhead-{options.model}-{options.device}.json"
         path.write_text(json.dumps({"provenance": told, "figures": figures}, indent=2) + "\n")

@@ -18,6 +18,8 @@ def record(settings, order):
     curve = {"step": [1, 2, 3], "error": [None, error, error + 0.01], "S": [None, 0.2, 0.1]}
     # Each network of a recipe has a wider gap than the one before, a larger S, a smaller trace.
     final = {"S": order, "Tr H": -order, "lambda_max(H)": 1, "error": 0.5, "train_error": -order}
+    if order == 3:
+        final["Tr H"] = None  # a network that diverged
     provenance = {"device": "H100"}
     values = {"settings": asdict(settings), "provenance": provenance, "seconds": 3600.0}
     return values | {"curve": curve, "final": final}
@@ -66,13 +68,14 @@ def test_with_all_records_it_decides(write, tmp_path, capsys):
     assert (
         sum(f"ours   {mean}" in line for line in lines) == 12
     )  # of 13 rows; ImageNet has one seed
+    assert sum("25 of 25 cells" in line for line in lines) == 2
     assert sum("τ of S 1.00,  τ of Tr H -1.00" in line for line in lines) == 2
     found = {
         id_: json.loads((tmp_path / f"A.{id_}.claim.json").read_text())
         for id_ in ("TAB1-cifar10", "TAB1-cifar100", "TAB1-svhn", "TAB2")
     }
     for id_ in ("TAB1-cifar10", "TAB1-cifar100", "TAB1-svhn"):
-        assert found[id_]["value"] == pytest.approx(100 * 0.5 / 11)  # always 0.5 above SAM
+        assert found[id_]["value"] == pytest.approx(100 * 0.5 / 12)  # always 0.5 above SAM
     assert found["TAB2"]["value"] == pytest.approx(0.5)  # IAM-D is 0.5 below SGD
     assert [record["verdict"] for record in found.values()] == [
         *("reproduced", "not reproduced", "reproduced", "reproduced")

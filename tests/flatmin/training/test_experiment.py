@@ -262,6 +262,19 @@ def test_looks_come_when_they_are_due():
     assert looked == [4, 8, 10]
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_run_on_a_gpu_stops_and_goes_on(name, compiled, tmp_path):
+    settings, place = replace(VARIANTS[name], compiled=compiled), Place(device="cuda")
+    assert [*islice(conduct(settings, tmp_path / "run.json", place), 1)]
+    record = recorded(settings, tmp_path / "run.json", place)
+    assert record["curve"]["step"] == [2, 4, 6]
+    assert None not in record["curve"]["loss"]
+    assert record["peak_megabytes"] > 0
+
+
 # What is refused
 
 
@@ -335,7 +348,7 @@ def test_a_set_that_is_read_from_files_trains_and_resumes(folder, tmp_path):
 
 
 def one_of_each_kind():
-    """Of each recipe the last method, of FixMatch all; the networks narrow, but as deep."""
+    """Of each recipe the last method, of FixMatch all; the networks narrow, ResNet-18 for 50."""
     for recipe in recipes():
         by_method = {settings.method: settings for settings in load_recipe(recipe).values()}
         last = [*by_method][-1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
@@ -10,7 +11,6 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from flatmin._climb import require
@@ -127,7 +127,7 @@ class Run:
     Attributes:
         step: steps taken so far.
         generator: source of the augmentations, on the model's device.
-        average: ``AveragedModel`` or None.
+        average: a model with the averaged weights, or None.
 
     Raises:
         ValueError: ``ema`` outside (0, 1), or ``part`` is no share.
@@ -152,16 +152,14 @@ class Run:
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.generator = stream(seed, "augmentation", device=next(model.parameters()).device)
-        self.average = None
-        if ema is not None:
-            mean = get_ema_multi_avg_fn(ema)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(model, multi_avg_fn=mean)
+        self.average = None if ema is None else deepcopy(model)
+        self._ema = ema
         self.step = 0
 
     @property
     def evaluated(self) -> nn.Module:
         """The average where there is one, else the model."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else self.average
 
     def mine(self, batch: Tensor) -> Tensor:
         """This process's share of a batch that all have drawn."""
@@ -203,13 +201,24 @@ class Run:
                 group["lr"] = group["initial_lr"] * self.schedule(self.step)
             self.optimizer.zero_grad()
             losses.append(update().detach())
-            if self.average is not None:
-                self.average.update_parameters(self.model)
+            self._update_average()
             self.step += 1
             if self.step % every == 0 or self.step == steps:
                 metrics = {} if evaluate is None else evaluate(self.evaluated.eval())
                 yield {"step": self.step, "loss": float(torch.stack(losses).mean()), **metrics}
                 losses = []
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # Not by AveragedModel, which has a GPU wait for the number of updates.
+        if self.average is None or self._ema is None:
+            return
+        weight = 1 - self._ema if self.step else 1
+        mean: list[Tensor] = [*self.average.parameters()]
+        now: list[Tensor] = [*self.model.parameters()]
+        torch._foreach_lerp_(mean, now, weight)
+        for buffer, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            buffer.copy_(current)
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes, for ``torch.save`` and ``torch.load(…, weights_only=True)``."""

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flatmin.optim import IAMD, IAMS, SAM
 from flatmin.training import (
@@ -81,13 +82,18 @@ def test_resumed_is_bitwise_the_uninterrupted(method, loop, tmp_path):
     assert list(LOOPS[loop](second, 6)) == []
 
 
-def test_the_average_is_what_is_evaluated():
+def test_the_average_is_pytorch_s_and_what_is_evaluated():
     run, decay = start("SGD", ema=0.75), 0.75
+    library = AveragedModel(run.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     seen, expected = [], None
     loop = supervised(
         run, Batches((X, Y), 7), steps=4, every=1, evaluate=lambda m: seen.append(m) or {}
     )
     for _ in loop:
+        library.update_parameters(run.model)
+        torch.testing.assert_close(
+            run.evaluated.state_dict(), library.module.state_dict(), rtol=0, atol=0
+        )
         weights = [p.detach().clone() for p in run.model.parameters()]
         pairs = zip(expected or weights, weights, strict=True)
         expected = [decay * mean + (1 - decay) * p for mean, p in pairs]

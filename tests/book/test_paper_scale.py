@@ -65,9 +65,8 @@ def test_with_all_records_it_decides(write, tmp_path, capsys):
         line = next(line for line in lines if line.startswith(f"{recipe} "))
         assert line.split()[1:] == [str(n), "of", str(n), f"{n:.2f}", "H100"]
     mean = f"SGD 12.00 ± {1 / 3**0.5:.2f}   SAM 11.00"
-    assert (
-        sum(f"ours   {mean}" in line for line in lines) == 12
-    )  # of 13 rows; ImageNet has one seed
+    # Of thirteen rows: ImageNet has one seed.
+    assert sum(f"ours   {mean}" in line for line in lines) == 12
     assert sum("25 of 25 cells" in line for line in lines) == 2
     assert sum("τ of S 1.00,  τ of Tr H -1.00" in line for line in lines) == 2
     found = {

@@ -74,6 +74,8 @@ def plan(settings: Settings, device: str = "cpu") -> Plan:
     copies = 3 + (settings.method != "SGD") * 2 + (settings.ema > 0)  # θ, ∇, momentum; θ, δ; mean
     data = 0 if settings.data == "imagenet" else count * kind.channels * kind.size**2
     graph = activations * images // (2 if settings.bf16 and device != "cpu" else 1)
+    seconds = (steps * images * forwards + seen) * forward
+    seconds += (steps * images * backwards + returned) * backward
     return Plan(
         steps=steps,
         images=images,
@@ -81,11 +83,7 @@ def plan(settings: Settings, device: str = "cpu") -> Plan:
         backwards=backwards,
         parameters=parameters,
         gigaflops=flops / 1e9,
-        hours=(
-            (steps * images * forwards + seen) * forward
-            + (steps * images * backwards + returned) * backward
-        )
-        / 3600,
+        hours=seconds / 3600,
         gigabytes=4 * (copies * parameters + data + graph) / 1e9,
     )
 

@@ -149,7 +149,7 @@ class Settings:
                 require(math.isfinite(value), f"{name} must be finite, got {value}")
                 require(value >= 0, f"{name} must not be negative, got {value}")
                 require(value > 0 or name not in positive, f"{name} must be positive, got {value}")
-        for name in ("label_smoothing", "threshold", "ema"):
+        for name in ("label_smoothing", "threshold"):
             value = getattr(settings, name)
             require(value <= 1, f"{name} must be at most 1, got {value}")
         require(settings.ema < 1, f"ema must be below 1, got {settings.ema}")

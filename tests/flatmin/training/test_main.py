@@ -214,9 +214,8 @@ def test_two_processes_follow_the_curves_of_one(tmp_path):
 
 
 def test_two_processes_go_on_where_one_stopped(grid, tmp_path):
-    command = ["-m", "flatmin.training", str(grid), "IAM-D-seed0", "--set", "model=cnn6", "--out"]
     name = "IAM-D-cnn6-seed0"
-    command[3] = name
+    command = ["-m", "flatmin.training", str(grid), name, "--set", "model=cnn6", "--out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--standalone", *command]
     record, checkpoint = (tmp_path / "two" / "grid" / f"{name}.{end}" for end in ("json", "pt"))
@@ -250,7 +249,7 @@ def test_two_processes_go_on_where_one_stopped(grid, tmp_path):
     two, one = (result(tmp_path / n / "grid" / f"{name}.json") for n in ("two", "one"))
     assert one[0] == two[0]
     for curve in ("loss", "error", "S"):
-        assert two[2][curve] == pytest.approx(one[2][curve], rel=1e-3), curve
+        assert two[2][curve] == pytest.approx(one[2][curve], rel=1e-4), curve
 
 
 @pytest.mark.skipif(importlib.util.find_spec("snakemake") is None, reason="needs Snakemake")

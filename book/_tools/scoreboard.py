@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from _tools.chapters import Book
-from flatbook.claims import FAILED, REDUCED, REPRODUCED, required
+from flatbook.claims import FAILED, INCONCLUSIVE, REDUCED, REPRODUCED, UNTESTABLE, required
 
 PLANNED = "not attempted"
-VERDICTS = (REPRODUCED, REDUCED, FAILED, PLANNED)
+VERDICTS = (REPRODUCED, REDUCED, FAILED, INCONCLUSIVE, UNTESTABLE, PLANNED)
 SOURCES = {"kim2026iam": "IAM", "kim2026dln": "Pathways", "ours": "Ours"}
 
 
@@ -23,7 +23,9 @@ class Row:
         entry: Its fields in ``book/claims.yml``.
         chapter: The page that decides it, or will; empty where none is named.
         verdict: One of :data:`VERDICTS`.
-        value: The number that was measured; None while it is planned.
+        value: The number that was measured; None while there is none.
+        interval: Its 95 % interval, if it is an estimate.
+        why: Why there is no number.
     """
 
     id: str
@@ -31,14 +33,19 @@ class Row:
     chapter: str
     verdict: str
     value: float | None
+    interval: tuple[float, float] | None = None
+    why: str = "its chapter was not executed"
 
     @property
     def ours(self) -> str:
         """The measured number and what it had to be, or why there is none."""
         if self.value is None:
-            return str(self.entry.get("planned", "its chapter was not executed"))
+            return self.why
         tolerance = required(self.entry["tolerance"])
-        return f"{self.value:.3g} ({tolerance}): {self.entry['check']}"
+        shown = f"{self.value:.3g}"
+        if self.interval is not None:
+            shown += " [{:.3g}, {:.3g}]".format(*self.interval)
+        return f"{shown} ({tolerance}): {self.entry['check']}"
 
 
 def rows(book: Book) -> list[Row]:
@@ -52,8 +59,11 @@ def rows(book: Book) -> list[Row]:
     board = []
     for id_, entry in book.claims.items():
         chapter_name, record = reported.get(id_, (entry.get("chapter", ""), {}))
-        value = float(record["value"]) if record else None
-        board.append(Row(id_, entry, chapter_name, record.get("verdict", PLANNED), value))
+        value = float(record["value"]) if "value" in record else None
+        interval = tuple(float(x) for x in record["interval"]) if "interval" in record else None
+        why = record.get("why", entry.get("planned", Row.why))
+        verdict = record.get("verdict", PLANNED)
+        board.append(Row(id_, entry, chapter_name, verdict, value, interval, why))
     return board
 
 

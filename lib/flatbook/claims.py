@@ -17,6 +17,8 @@ import yaml
 REPRODUCED = "reproduced"
 REDUCED = "reproduced at reduced scale"
 FAILED = "not reproduced"
+INCONCLUSIVE = "inconclusive"
+UNTESTABLE = "not testable here"
 
 
 @lru_cache(maxsize=1)
@@ -58,10 +60,24 @@ def holds(value: float, tolerance: Mapping[str, Any]) -> bool:
     )
 
 
-def verdict(value: float, entry: Mapping[str, Any]) -> str:
-    """Return the verdict that ``value`` earns under the tolerance and scale of a claim's entry."""
-    if not holds(value, entry["tolerance"]):
-        return FAILED
+def verdict(
+    value: float, entry: Mapping[str, Any], interval: tuple[float, float] | None = None
+) -> str:
+    """Return the verdict that a number earns under the tolerance and scale of a claim's entry.
+
+    Args:
+        value: The measured number.
+        entry: The claim's fields, of which ``tolerance`` and ``scale`` count.
+        interval: The ends of its 95 % interval if it is an estimate: the whole interval has to
+            lie inside the limits, or outside all on one side; else nothing is decided.
+    """
+    tolerance = entry["tolerance"]
+    low, high = (value, value) if interval is None else interval
+    if not holds(low, tolerance) or not holds(high, tolerance):
+        limits = [tolerance[key] for key in ("below", "above") if key in tolerance]
+        limits = [float(x) for x in limits or tolerance["between"]]
+        straddles = any(low <= limit <= high for limit in limits) and low < high
+        return INCONCLUSIVE if straddles else FAILED
     return REDUCED if entry.get("scale") == "reduced" else REPRODUCED
 
 
@@ -95,7 +111,7 @@ class Claim:
     id: str
     entry: Mapping[str, Any]
 
-    def check(self, value: float) -> None:
+    def check(self, value: float, *, interval: tuple[float, float] | None = None) -> None:
         """Compare ``value`` with the claim's tolerance and print one line with the verdict.
 
         Where the environment variable ``FLATBOOK_OUT`` names a folder (the book's own runs set
@@ -103,14 +119,18 @@ class Claim:
 
         Args:
             value: The number that the claim's ``check`` describes. NaN counts as not reproduced.
+            interval: Ends of its 95 % interval, if the number is an estimate: see :func:`verdict`.
 
         Raises:
-            ValueError: If the claim has no tolerance yet.
+            ValueError: If the claim has no tolerance yet, or the interval does not hold the value.
             TypeError: If ``value`` is not one number.
 
         Examples:
-            >>> Claim("X.1", {"tolerance": {"below": 0.1}, "check": "distance from 3"}).check(0.02)
+            >>> entry = {"tolerance": {"below": 0.1}, "check": "distance from 3"}
+            >>> Claim("X.1", entry).check(0.02)
             X.1: reproduced. 0.02 (must be below 0.1), distance from 3
+            >>> Claim("X.1", entry).check(0.05, interval=(0.01, 0.12))
+            X.1: inconclusive. 0.05 [0.01, 0.12] (must be below 0.1), distance from 3
         """
         if "tolerance" not in self.entry:
             raise ValueError(f"claim {self.id} has no tolerance in book/claims.yml: choose one")
@@ -121,13 +141,37 @@ class Claim:
                 f"value of claim {self.id} must be one number, got {value!r}"
             ) from error
         tolerance = self.entry["tolerance"]
-        outcome = verdict(number, self.entry)
-        print(
-            f"{self.id}: {outcome}. {_shown(number, tolerance)} ({required(tolerance)}), "
-            f"{self.entry['check']}"
-        )
+        shown = _shown(number, tolerance)
+        if interval is not None:
+            low, high = map(float, interval)
+            if low > number or number > high:
+                raise ValueError(
+                    f"interval of claim {self.id} must hold its value, got {value} and {interval}"
+                )
+            interval = low, high
+            shown += f" [{low:.3g}, {high:.3g}]"
+        outcome = verdict(number, self.entry, interval)
+        print(f"{self.id}: {outcome}. {shown} ({required(tolerance)}), {self.entry['check']}")
+        record = {"value": number if math.isfinite(number) else str(number), "verdict": outcome}
+        if interval is not None:
+            record["interval"] = [x if math.isfinite(x) else str(x) for x in interval]
+        self._keep(record)
+
+    def untestable(self, why: str) -> None:
+        """Print, and store for the scoreboard, that a gate failed: the claim cannot be tested here.
+
+        Args:
+            why: The gate and its value, and what it would take; one sentence.
+
+        Examples:
+            >>> Claim("X.1", {}).untestable("SAM does not beat SGD: 0.1 ± 0.4 points.")
+            X.1: not testable here. SAM does not beat SGD: 0.1 ± 0.4 points.
+        """
+        print(f"{self.id}: {UNTESTABLE}. {why}")
+        self._keep({"verdict": UNTESTABLE, "why": why})
+
+    def _keep(self, record: Mapping[str, Any]) -> None:
         if folder := os.environ.get("FLATBOOK_OUT"):
-            record = {"value": number if math.isfinite(number) else str(number), "verdict": outcome}
             Path(folder, f"{self.id}.claim.json").write_text(json.dumps(record), encoding="utf-8")
 
 

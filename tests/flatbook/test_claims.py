@@ -91,3 +91,46 @@ def test_every_claim_is_planned_or_decidable_and_both_only_at_the_papers_scale()
         assert not (decided and "planned" in entry) or entry["tier"] == "paper", name
         if decided:
             assert required(entry["tolerance"])
+
+
+@pytest.mark.parametrize(
+    ("interval", "tolerance", "expected"),
+    [
+        ((0.01, 0.09), {"below": 0.1}, "reproduced"),
+        ((0.01, 0.11), {"below": 0.1}, "inconclusive"),
+        ((0.11, 0.2), {"below": 0.1}, "not reproduced"),
+        ((0.11, 0.2), {"above": 0.1}, "reproduced"),
+        ((0.05, 0.2), {"above": 0.1}, "inconclusive"),
+        ((0.01, 0.09), {"above": 0.1}, "not reproduced"),
+        ((0.95, 1.05), {"between": [0.9, 1.1]}, "reproduced"),
+        ((0.85, 1.15), {"between": [0.9, 1.1]}, "inconclusive"),
+        ((1.05, 1.15), {"between": [0.9, 1.1]}, "inconclusive"),
+        ((1.15, 1.2), {"between": [0.9, 1.1]}, "not reproduced"),
+        ((0.5, 0.6), {"between": [0.9, 1.1]}, "not reproduced"),
+    ],
+)
+def test_an_estimate_is_decided_by_its_whole_interval(interval, tolerance, expected):
+    assert verdict(sum(interval) / 2, {"tolerance": tolerance}, interval) == expected
+
+
+def test_an_interval_is_printed_and_stored(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLATBOOK_OUT", str(tmp_path))
+    Claim("X", BELOW).check(0.05, interval=(0.01, 0.125))
+    assert capsys.readouterr().out == (
+        "X: inconclusive. 0.05 [0.01, 0.125] (must be below 0.1), error\n"
+    )
+    stored = json.loads((tmp_path / "X.claim.json").read_text())
+    assert stored == {"value": 0.05, "verdict": "inconclusive", "interval": [0.01, 0.125]}
+
+
+def test_an_interval_holds_its_value():
+    with pytest.raises(ValueError, match="interval of claim X must hold its value"):
+        Claim("X", BELOW).check(0.05, interval=(0.06, 0.125))
+
+
+def test_a_failed_gate_is_printed_and_stored(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("FLATBOOK_OUT", str(tmp_path))
+    Claim("X", BELOW).untestable("SAM does not beat SGD.")
+    assert capsys.readouterr().out == "X: not testable here. SAM does not beat SGD.\n"
+    stored = json.loads((tmp_path / "X.claim.json").read_text())
+    assert stored == {"verdict": "not testable here", "why": "SAM does not beat SGD."}

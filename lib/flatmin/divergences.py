@@ -95,9 +95,10 @@ class Divergence(ABC):
     def _by_rows(self, formula: Callable[..., Tensor], *outputs: Tensor) -> Tensor:
         dtype = torch.promote_types(outputs[0].dtype, torch.float32)
         result = torch.empty_like(outputs[0], dtype=dtype, memory_format=torch.contiguous_format)
-        pieces = map(self._pieces, outputs)
-        for target, *wide in zip(self._pieces(result), *pieces, strict=True):
-            target.copy_(formula(*map(_wide, wide)))
+        with torch.no_grad():
+            pieces = map(self._pieces, outputs)
+            for target, *wide in zip(self._pieces(result), *pieces, strict=True):
+                target.copy_(formula(*map(_wide, wide)))
         return result
 
 

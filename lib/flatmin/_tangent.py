@@ -31,8 +31,11 @@ def pullback(outputs: Tensor, weights: Sequence[Tensor], cotangent: Tensor) -> l
     The backward pass runs on a cotangent scaled to 1, so that half precision does not underflow.
     """
     require(outputs.requires_grad, "the outputs do not depend on any trainable parameter")
-    scale = cotangent.abs().amax().clamp_min(torch.finfo(cotangent.dtype).tiny)
+    # vector_norm, as abs() would make a tensor of the outputs' size; so would keeping cotangent.
+    scale = torch.linalg.vector_norm(cotangent, torch.inf)
+    scale = scale.clamp_min(torch.finfo(cotangent.dtype).tiny)
     seed = (cotangent / scale).to(outputs.dtype)
+    del cotangent
     gradient = torch.autograd.grad(
         outputs, weights, seed, allow_unused=True, materialize_grads=True
     )

@@ -23,8 +23,8 @@ from torch.optim import SGD, Adam
 from torch.profiler import profile
 
 from flatmin._climb import DIVERGENCES
-from flatmin.inconsistency import InconsistencyPenalty
 from flatmin.optim import IAMD, IAMS, SAM, Climber
+from flatmin.penalty import InconsistencyPenalty
 
 LR, RHO, SIGMA, BETA = 0.3, 0.2, 0.1, 2.0
 MAKERS = {

@@ -15,8 +15,9 @@ from torch.optim import SGD
 from torch.utils.checkpoint import checkpoint_sequential
 
 from flatlab.ensemble import Ensemble
-from flatmin.inconsistency import InconsistencyPenalty, local_inconsistency
+from flatmin.inconsistency import local_inconsistency
 from flatmin.optim import IAMD, IAMS, SAM, Climber
+from flatmin.penalty import InconsistencyPenalty
 
 RHO, LR = 0.2, 0.1
 KINDS = {"SAM": SAM, "IAMS": IAMS, "IAMD": IAMD}

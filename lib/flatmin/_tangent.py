@@ -44,19 +44,26 @@ def pullback(outputs: Tensor, weights: Sequence[Tensor], cotangent: Tensor) -> l
 def unit(tensors: list[Tensor]) -> list[Tensor]:
     """Scale the tensors in place to joint norm 1; to 0 if their norm is 0 or not finite."""
     norm = clear_unless_finite(tensors)
-    torch._foreach_div_(tensors, torch.where(norm > 0, norm, 1.0))
+    torch._foreach_div_(here(tensors), torch.where(norm > 0, norm, 1.0))
     return tensors
 
 
 def clear_unless_finite(tensors: list[Tensor]) -> Tensor:
-    """Fill the tensors with 0 if one entry is not finite; return their joint norm, then 0 too."""
+    """Fill the tensors with 0 if one entry is not finite; return the joint norm they had."""
     if not tensors:
         return torch.zeros(())
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     broken = ~norm.isfinite()
-    for tensor in tensors:
+    for tensor in here(tensors):
         tensor.masked_fill_(broken, 0)
-    return norm.masked_fill(broken, 0)
+    return norm
+
+
+def here(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What this process holds of each, sharing memory: the tensor, or the shard of a DTensor."""
+    with torch.no_grad():
+        return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
 
 
 def new_generator(params: Sequence[Tensor]) -> Generator:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from flatmin._function import logits_of
+from flatmin._tangent import KnownGradient
 from flatmin._visit import Visit
 
 if TYPE_CHECKING:
     from flatmin._climber import Climber
+    from flatmin.optim import IAMD
 
 _LEFT_BEHIND = (
     "the weights have moved since this forward: run backward before the next forward, step,"
     " zero_grad or state_dict, once; give several batches to one forward, or use perturbed()"
 )
 _NESTED = "attach the whole model: this part runs in a backward pass, perhaps checkpointed"
+_TOO_EARLY = "attach the model after fully_shard, whose hooks have to run inside the climb"
 _REPLICA = "an attached model cannot be copied for DataParallel: use DistributedDataParallel"
 
 
@@ -42,7 +46,8 @@ class Attachment:
             self.home()
             for hook in self._hooks:
                 hook.remove()
-            self._optimizer._attached = self._optimizer = None
+            self._optimizer._attached = None
+            self._optimizer = None
 
     def __enter__(self) -> Attachment:
         return self
@@ -74,6 +79,8 @@ class Attachment:
             return
         if torch._C._current_graph_task_id() != -1:
             raise RuntimeError(_NESTED)
+        if hasattr(model, "reshard") and next(iter(model._forward_pre_hooks)) != self._hooks[0].id:
+            raise RuntimeError(_TOO_EARLY)
         self._climbing = True
         try:
             self._visit = self._depart(lambda: self._then(model(*args, **kwargs)))
@@ -113,6 +120,35 @@ class Attachment:
             self._optimizer._climbed = True
 
 
+class Penalised(Attachment):
+    """IAM-D's: the climb is over when the loop's forward begins, the loss comes with β S_ρ."""
+
+    _optimizer: IAMD
+
+    def _depart(self, forward: Callable[[], Any]) -> Visit:
+        visit, reference = self._optimizer._depart(forward, self._model)
+        try:
+            self._moved, self._there = self._optimizer._far_side(visit, reference)
+        except BaseException:
+            visit.home()
+            raise
+        return visit
+
+    def _watched(self, outputs: Any) -> Iterable[Tensor]:
+        if outputs is None:  # an exception
+            return ()
+        here = self._optimizer._penalty(logits_of(outputs), self._moved)
+        assert self._visit is not None
+        penalty = KnownGradient.apply(here, self._there, *self._visit.params)
+        loss = read(outputs, "loss")
+        penalised = loss + penalty.to(loss.dtype)
+        if isinstance(outputs, MutableMapping):
+            outputs["loss"] = penalised
+        else:
+            outputs.loss = penalised
+        return (penalised,)
+
+
 def _nothing() -> Attachment:
     attachment = Attachment.__new__(Attachment)
     attachment._optimizer = attachment._visit = None
@@ -131,3 +167,14 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         for part in parts:
             if isinstance(part, Tensor | Mapping | list | tuple):
                 yield from tensors_in(part)
+
+
+def read(outputs: Any, name: str) -> Tensor:
+    """What a model returns by that name, as an attribute or in a dict."""
+    value = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"the model must return its {name} beside the rest, as .{name} or in a dict, "
+            f"got {type(outputs).__name__}; hand it the labels, or see the manual of flatmin.optim"
+        )
+    return value

@@ -5,39 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeAlias
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from flatmin._attach import Attachment
 from flatmin._check import require
 from flatmin._tangent import clear_unless_finite, here
-from flatmin._together import Together
 from flatmin._visit import Visit, targets
+from flatmin._wrapper import Base, Wrapper
 from flatmin.directions import Direction
 
-Base: TypeAlias = Callable[..., Optimizer] | Sequence[Optimizer]
 
-
-class Setting:
-    """An attribute that all parameter groups hold alike: read from the first, written to each."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, optimizer: Climber | None, owner: type) -> Any:
-        return self if optimizer is None else optimizer.param_groups[0][self.name]
-
-    def __set__(self, optimizer: Climber, value: Any) -> None:
-        for group in optimizer.param_groups:
-            group[self.name] = value
-
-
-class Climber(Optimizer):
+class Climber(Wrapper):
     """What the optimizers here share: climb, take the gradient, come back.
 
     Parameter groups and state are those of the base optimizer, so that schedulers, gradient scalers
@@ -52,7 +35,7 @@ class Climber(Optimizer):
         stayed: how many climbs had no direction, or none that was finite, and so stayed at θ.
     """
 
-    _settings: ClassVar[tuple[str, ...]] = ("rho",)  # of a group, besides the base optimizer's
+    _kept = (*Wrapper._kept, "_module", "_sync", "skipped", "stayed")
     _steps_by_there = True  # whether it steps by the gradient of the loss at θ + δ
     _needs = (
         "step() without a closure needs gradients taken inside perturbed(), or from a training"
@@ -67,50 +50,23 @@ class Climber(Optimizer):
         module: nn.Module | None,
         sync: bool,
         generator: Generator | None = None,
-        **settings_and_base_kwargs: Any,
+        **kwargs: Any,
     ) -> None:
-        if isinstance(base_optimizer, Optimizer):
-            raise TypeError(
-                "base_optimizer must be a class, another callable that makes an optimizer of"
-                f" params, or a list of ready optimizers, got an instance: {base_optimizer}"
-            )
         require(
             not sync or (dist.is_available() and dist.is_initialized()),
             "sync=True needs an initialised process group",
         )
-        base_kwargs = settings_and_base_kwargs
-        super().__init__(params, {name: base_kwargs.pop(name) for name in self._settings})
-        moving, _ = targets(self.param_groups)
-        self._check(self.param_groups)
+        settings = {name: kwargs.pop(name) for name in self._settings}
+        super().__init__(params, base_optimizer, settings, kwargs)
         if module is not None:
             self._check_module(module)
-        base = self._make_base(base_optimizer, base_kwargs)
-        clash = sorted({*self._settings} & {*base.defaults})
-        require(not clash, f"{type(base).__name__} has settings of its own named {clash}")
-        self.base_optimizer = base
-        self.defaults.update(base.defaults)
-        self.param_groups, self.state = base.param_groups, base.state
+        device = targets(self.param_groups)[0][0].device
         self.generator = generator
         self._module, self._sync = module, sync
         self._climbed = False
         self._attached: Attachment | None = None
-        self.skipped = torch.zeros((), dtype=torch.int64, device=moving[0].device)
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.stayed = torch.zeros_like(self.skipped)
-
-    def _make_base(self, base: Base, base_kwargs: dict[str, Any]) -> Optimizer:
-        if callable(base):
-            return base(self.param_groups, **base_kwargs)
-        require(not base_kwargs, f"ready optimizers have settings, got also {[*base_kwargs]}")
-        together = Together(base)
-        mine, theirs = (
-            {id(p) for group in optimizer.param_groups for p in group["params"]}
-            for optimizer in (self, together)
-        )
-        require(mine == theirs, "params must be the parameters of the ready optimizers")
-        for group in together.param_groups:
-            for name in self._settings:
-                group.setdefault(name, self.defaults[name])
-        return together
 
     # One step: start → direction → move → backward → home → base step
 
@@ -260,44 +216,15 @@ class Climber(Optimizer):
         self._come_home()
         super().zero_grad(set_to_none)
 
-    # Settings and state
-
-    def _check(self, groups: list[dict[str, Any]]) -> None:
-        targets(groups)
-        for name in self._settings:
-            values = [group[name] for group in groups]
-            alike = name == "rho" or all(value == values[0] for value in values)
-            require(alike, f"{name} must be the same in all groups, got {values}")
-        self._direction(groups[0])
-
-    def _check_module(self, module: nn.Module) -> None:
-        held = {id(p) for group in self.param_groups for p in group["params"]}
-        named = module.named_parameters()
-        missing = [name for name, p in named if p.requires_grad and id(p) not in held]
-        require(not missing, f"params must hold all parameters of module, missing: {missing}")
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as to any optimizer; it may have a "rho" of its own."""
-        if "base_optimizer" not in self.__dict__:
-            super().add_param_group(param_group)
-        else:
-            first = self.param_groups[0]
-            inherited = {name: first[name] for name in self._settings if name != "rho"}
-            rho = {"rho": self.defaults["rho"]}
-            self.base_optimizer.add_param_group({**inherited, **rho, **param_group})
-
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state, and in the groups the settings and the state of the noise."""
+        """The base optimizer's state; in the groups also the settings and the noise's state."""
         self._come_home()
-        state: dict[str, Any] = super().state_dict()
-        if self.generator is not None:
-            state["param_groups"][0]["generator"] = self.generator.get_state()
-        return state
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of this optimizer or of its base optimizer's kind.
 
-        What the groups of the latter lack stays as it is.
+        Settings that the latter lacks stay as they are.
 
         Raises:
             ValueError: other groups, or a setting out of range; then nothing has changed.
@@ -306,28 +233,20 @@ class Climber(Optimizer):
         super().load_state_dict(state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Where unpickling ends, and load_state_dict, after its hooks.
-        groups = state["param_groups"]
-        noise = groups[0].pop("generator", None)
-        for group, present in zip(groups, self.__dict__.get("param_groups", ()), strict=False):
-            for name in self._settings:
-                group.setdefault(name, present[name])
-        if "base_optimizer" in self.__dict__:
-            self._check(groups)
-            if noise is not None and self.generator is not None:
-                Generator(self.generator.device).set_state(noise.cpu())  # or raise
-                self.generator.set_state(noise.cpu())
+        # A copy is not attached: no model climbs by it.
+        self.__dict__.setdefault("_attached", None)
+        self.__dict__.setdefault("_climbed", False)
         super().__setstate__(state)
-        shared = {"state": self.state, "param_groups": self.param_groups}
-        self.base_optimizer.__setstate__(shared)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy is not attached: the model that it would climb in has its own optimizer.
-        own = {name: self.__dict__[name] for name in _KEPT}
-        return {**super().__getstate__(), **own, "_climbed": False, "_attached": None}
+    def _check(self, groups: Sequence[dict[str, Any]]) -> None:
+        super()._check(groups)
+        self._direction(groups[0])
 
-
-_KEPT = ("base_optimizer", "generator", "skipped", "stayed", "_module", "_sync")
+    def _check_module(self, module: nn.Module) -> None:
+        held = {id(p) for group in self.param_groups for p in group["params"]}
+        named = module.named_parameters()
+        missing = [name for name, p in named if p.requires_grad and id(p) not in held]
+        require(not missing, f"params must hold all parameters of module, missing: {missing}")
 
 
 def _refuse_accumulation() -> None:

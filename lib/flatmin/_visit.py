@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from flatmin._check import check_rho, require
 from flatmin._function import same_randomness
-from flatmin._tangent import clear_unless_finite, here, noise, pullback
+from flatmin._tangent import clear_unless_finite, here, noise, pullback, sharded_noise
 from flatmin.directions import Tangent
 from flatmin.divergences import Divergence
 
@@ -64,6 +64,10 @@ class Visit:
         self._forward, self._module, self._sync = forward, module, sync
         self._generator = generator
         self._sharded = any(hasattr(p, "to_local") for p in self.params)
+        require(
+            not self._sharded or module is not None,
+            "sharded parameters (fully_shard) can be moved only with their model: give module=model",
+        )
         self._theta: list[Tensor] = []
         self._buffers: list[tuple[Tensor, Tensor]] = []
         self.stayed: Tensor = torch.zeros((), dtype=torch.bool)
@@ -117,6 +121,8 @@ class Visit:
 
     def gradients(self, value: Tensor) -> list[Tensor | None]:
         """The gradient of a value there; None for parameters that it does not depend on."""
+        if self._sharded:
+            return self._left_in_grad(value)
         return [*torch.autograd.grad(value, self.params, allow_unused=True)]
 
     @contextmanager
@@ -137,6 +143,8 @@ class Visit:
     def noise(self, sigma: float) -> Tangent:
         """δ₀ ~ N(0, (σ²/m) I)."""
         assert self._generator is not None
+        if self._sharded:
+            return sharded_noise(self.params, sigma, self._generator)
         return noise(self.params, sigma, self._generator)
 
     def outputs_at(self, delta: Tangent) -> Tensor:
@@ -146,7 +154,32 @@ class Visit:
 
     def pullback(self, outputs: Tensor, cotangent: Tensor) -> Tangent:
         """Jᵀ times the cotangent where the parameters are."""
-        return pullback(outputs, self.params, cotangent)
+        if not self._sharded:
+            return pullback(outputs, self.params, cotangent)
+        # Not scaled, as pullback does: the ranks would differ, and their gradients are averaged.
+        found = self._left_in_grad(outputs, cotangent.to(outputs.dtype))
+        pairs = zip(found, self.params, strict=True)
+        return [torch.zeros_like(p) if g is None else g for g, p in pairs]
+
+    def _left_in_grad(self, outputs: Tensor, seed: Tensor | None = None) -> list[Tensor | None]:
+        """A gradient by way of ``.grad``: autograd does not know the shards that have it in the end.
+
+        It is the mean over all ranks.
+        """
+        kept = [p.grad for p in self.params]
+        try:
+            for p in self.params:
+                p.grad = None
+            outputs.backward(seed)  # type: ignore[no-untyped-call]
+            found = [p.grad for p in self.params]
+        finally:
+            for p, grad in zip(self.params, kept, strict=True):
+                p.grad = grad
+        if all(g is None for g in found):
+            raise RuntimeError(
+                "the climb met no gradient: sharded parameters need set_requires_gradient_sync(True)"
+            )
+        return found
 
     def onto_ball(self, gradient: Tangent) -> Tangent:
         """δ = ρ g/‖g‖, in place; each parameter's part by its own ρ."""

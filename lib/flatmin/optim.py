@@ -61,20 +61,19 @@ as one of gradient zero: the loss shows it, the weights do not. Nothing waits fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-import torch
 from torch import Generator, Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import ParamsT
 
-from flatmin._attach import Attachment
+from flatmin._attach import Attachment, Penalised, read
 from flatmin._check import check_beta, require
-from flatmin._climber import Base, Climber, Passes, Setting
+from flatmin._climber import Climber, Passes
 from flatmin._function import logits_of
 from flatmin._tangent import SIGMA, new_generator
 from flatmin._visit import Visit, targets
+from flatmin._wrapper import Base, Setting
 from flatmin.directions import Adaptive, Algorithm1, Loss, Random, Score
 from flatmin.directions import Direction as _Direction
 from flatmin.divergences import DivergenceName, divergence_named
@@ -115,7 +114,7 @@ class SAM(Climber):
         tensor([2.6500])
     """
 
-    _settings = ("rho", "adaptive")
+    _settings: ClassVar[tuple[str, ...]] = ("rho", "adaptive")
     adaptive = Setting()
 
     def __init__(
@@ -136,7 +135,7 @@ class SAM(Climber):
         return Adaptive() if group["adaptive"] else Loss()
 
     def _objective(self, outputs: Any) -> Tensor:
-        return outputs if isinstance(outputs, Tensor) else _read(outputs, "loss")
+        return outputs if isinstance(outputs, Tensor) else read(outputs, "loss")
 
     def _check_reference(self, reference: Tensor) -> None:
         shape = tuple(reference.shape)
@@ -211,7 +210,7 @@ class IAMS(Climber):
         True
     """
 
-    _settings = ("rho", "sigma", "steps", "divergence", "direction")
+    _settings: ClassVar[tuple[str, ...]] = ("rho", "sigma", "steps", "divergence", "direction")
     sigma, steps, divergence, direction = Setting(), Setting(), Setting(), Setting()
 
     def __init__(
@@ -296,7 +295,7 @@ class IAMD(IAMS):
         >>> loss = optimizer.step(closure)
     """
 
-    _settings = (*IAMS._settings, "beta")
+    _settings: ClassVar[tuple[str, ...]] = (*IAMS._settings, "beta")
     beta = Setting()
     _steps_by_there = False
     _needs = (
@@ -358,60 +357,4 @@ class IAMD(IAMS):
         Returns:
             A handle.
         """
-        return self._attach(model, _Penalised, lambda outputs: outputs)
-
-
-class _Penalised(Attachment):
-    """IAM-D's: the climb is over when the loop's forward begins, the loss comes with β S_ρ."""
-
-    _optimizer: IAMD
-
-    def _depart(self, forward: Callable[[], Any]) -> Visit:
-        visit, reference = self._optimizer._depart(forward, self._model)
-        try:
-            self._moved, self._there = self._optimizer._far_side(visit, reference)
-        except BaseException:
-            visit.home()
-            raise
-        return visit
-
-    def _watched(self, outputs: Any) -> Iterable[Tensor]:
-        if outputs is None:  # an exception
-            return ()
-        here = self._optimizer._penalty(logits_of(outputs), self._moved)
-        assert self._visit is not None
-        penalty = _KnownGradient.apply(here, self._there, *self._visit.params)
-        loss = _read(outputs, "loss")
-        penalised = loss + penalty.to(loss.dtype)
-        if isinstance(outputs, MutableMapping):
-            outputs["loss"] = penalised
-        else:
-            outputs.loss = penalised
-        return (penalised,)
-
-
-class _KnownGradient(torch.autograd.Function):
-    """Adds a gradient that has been computed already to that of a value."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, value: Tensor, gradient: Sequence[Tensor | None], *params: Tensor
-    ) -> Tensor:
-        ctx.gradient = gradient
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, None, *(None if g is None else g * grad.to(g.dtype) for g in ctx.gradient)
-
-
-def _read(outputs: Any, name: str) -> Tensor:
-    """What a model returns by that name, as an attribute or in a dict."""
-    value = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"the model must return its {name} beside the rest, as .{name} or in a dict, "
-            f"got {type(outputs).__name__}; hand it the labels, or see the manual of flatmin.optim"
-        )
-    return value
+        return self._attach(model, Penalised, lambda outputs: outputs)

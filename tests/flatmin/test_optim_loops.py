@@ -173,7 +173,7 @@ def test_accumulated_gradients_add_up(kind):
         run([part])
         single.append(grads_of(case))
         case.model.zero_grad()
-    for source in (penalty.generator, getattr(optimizer, "_generator", penalty.generator)):
+    for source in (penalty.generator, optimizer.generator or penalty.generator):
         source.manual_seed(0)
     run(parts(case))
     torch.testing.assert_close(grads_of(case), sum(single))

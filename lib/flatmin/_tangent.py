@@ -28,16 +28,18 @@ def noise(params: Sequence[Tensor], sigma: float, generator: Generator) -> list[
 def pullback(outputs: Tensor, weights: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
     """Jᵀ times the cotangent, as new tensors, at least in float32; never touches ``.grad``.
 
-    The backward pass runs on a cotangent scaled to 1, so that half precision does not underflow.
+    The backward pass runs on the cotangent scaled to 1, so that half precision does not underflow:
+    scaled in place, as with a large vocabulary there is no room for another.
     """
     require(outputs.requires_grad, "the outputs do not depend on any trainable parameter")
-    # vector_norm, as abs() would make a tensor of the outputs' size; so would keeping cotangent.
     scale = torch.linalg.vector_norm(cotangent, torch.inf)
     scale = scale.clamp_min(torch.finfo(cotangent.dtype).tiny)
-    seed = (cotangent / scale).to(outputs.dtype)
-    del cotangent
     gradient = torch.autograd.grad(
-        outputs, weights, seed, allow_unused=True, materialize_grads=True
+        outputs,
+        weights,
+        cotangent.div_(scale).to(outputs.dtype),
+        allow_unused=True,
+        materialize_grads=True,
     )
     wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradient]
     # Not in place: two weights that are added somewhere have one gradient tensor in common.

@@ -153,11 +153,11 @@ class _KnownGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradient: list[Tensor], *params: Tensor) -> Tensor:
-        ctx.gradient = gradient
+        ctx.save_for_backward(*gradient)
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = ctx.gradient
+        gradient = ctx.saved_tensors
         return grad, None, *torch._foreach_mul(gradient, grad.to(gradient[0].dtype))

@@ -6,14 +6,12 @@ import pytest
 import torch
 from cases import (
     NAMES,
-    Counted,
     algorithm_1,
     build,
     draw,
     fisher,
     flat,
     jacobian,
-    kl,
     outputs_at,
     seeded,
     trainable,
@@ -390,8 +388,8 @@ def test_inputs_and_outputs_are_checked():
         local_inconsistency(model, [], rho=0.1)
     with pytest.raises(ValueError, match="read only once"):
         local_inconsistency(model, iter([x]), rho=0.1)
-    with pytest.raises(ValueError, match=r"logits must be \(n, C\).*\(2, 4, 3\)"):
-        local_inconsistency(model, x.view(2, 4, 5), rho=0.1)
+    with pytest.raises(ValueError, match=r"C >= 2 .*got \(8, 1\).*bernoulli"):
+        local_inconsistency(nn.Linear(5, 1).double(), x, rho=0.1)
     with pytest.raises(ValueError, match="must not be empty"):
         InconsistencyPenalty(model, rho=0.1)(x[:0])
     with pytest.raises(TypeError, match="must return a tensor, got tuple"):

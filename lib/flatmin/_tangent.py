@@ -45,16 +45,18 @@ def sharded_noise(params: Sequence[Tensor], sigma: float, generator: Generator) 
 def pullback(outputs: Tensor, weights: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
     """Jᵀ times the cotangent, as new tensors, at least in float32; never touches ``.grad``.
 
-    The backward pass runs on a cotangent scaled to 1, so that half precision does not underflow.
+    The backward pass runs on the cotangent scaled to 1, so that half precision does not underflow:
+    scaled in place, as with a large vocabulary there is no room for another.
     """
     require(outputs.requires_grad, "the outputs do not depend on any trainable parameter")
-    # vector_norm, as abs() would make a tensor of the outputs' size; so would keeping cotangent.
     scale = torch.linalg.vector_norm(cotangent, torch.inf)
     scale = scale.clamp_min(torch.finfo(cotangent.dtype).tiny)
-    seed = (cotangent / scale).to(outputs.dtype)
-    del cotangent
     gradient = torch.autograd.grad(
-        outputs, weights, seed, allow_unused=True, materialize_grads=True
+        outputs,
+        weights,
+        cotangent.div_(scale).to(outputs.dtype),
+        allow_unused=True,
+        materialize_grads=True,
     )
     wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradient]
     # Not in place: two weights that are added somewhere have one gradient tensor in common.
@@ -98,10 +100,13 @@ class KnownGradient(torch.autograd.Function):
     def forward(
         ctx: Any, value: Tensor, gradient: Sequence[Tensor | None], *params: Tensor
     ) -> Tensor:
-        ctx.gradient = gradient
+        ctx.known = [g is not None for g in gradient]
+        ctx.save_for_backward(*(g for g in gradient if g is not None))
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, None, *(None if g is None else g * grad.to(g.dtype) for g in ctx.gradient)
+        saved = iter(ctx.saved_tensors)
+        given = (next(saved) if known else None for known in ctx.known)
+        return grad, None, *(None if g is None else g * grad.to(g.dtype) for g in given)

@@ -80,3 +80,29 @@ class Labelled(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> SimpleNamespace:
         logits = self.model(x)
         return SimpleNamespace(loss=cross_entropy(logits, labels), logits=logits)
+
+
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """The largest number of bytes that autograd held at one time."""
+
+    def __init__(self):
+        self.now = self.peak = 0
+        meter = self
+
+        class Held:
+            def __init__(self, tensor: Tensor):
+                self.tensor, self.size = tensor, tensor.nbytes
+                meter.now += self.size
+                meter.peak = max(meter.peak, meter.now)
+
+            def __del__(self):
+                meter.now -= self.size
+
+        super().__init__(Held, lambda held: held.tensor)
+
+
+def peak(run) -> int:
+    meter = SavedBytes()
+    with meter:
+        run()
+    return meter.peak

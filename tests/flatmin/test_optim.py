@@ -15,7 +15,7 @@ from cases import (
     seeded,
     trainable,
 )
-from optimizers import BETA, LR, MAKERS, RHO, SIGMA, closure_of, loss_gradient, theta_of
+from optimizers import BETA, LR, MAKERS, RHO, SIGMA, closure_of, loss_gradient, peak, theta_of
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
@@ -214,32 +214,6 @@ def test_the_score_of_a_sure_network_is_the_negative_gradient_of_its_loss():
     expected = loss_gradient(sure, theta_of(sure) - RHO * g / g.norm())
     MAKERS["score"](sure.model.parameters()).step(closure_of(sure))
     torch.testing.assert_close(flat(p.grad for p in sure.model.parameters()), expected)
-
-
-class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """The largest number of bytes that autograd held at one time."""
-
-    def __init__(self):
-        self.now = self.peak = 0
-        meter = self
-
-        class Held:
-            def __init__(self, tensor: Tensor):
-                self.tensor, self.size = tensor, tensor.nbytes
-                meter.now += self.size
-                meter.peak = max(meter.peak, meter.now)
-
-            def __del__(self):
-                meter.now -= self.size
-
-        super().__init__(Held, lambda held: held.tensor)
-
-
-def peak(run) -> int:
-    meter = SavedBytes()
-    with meter:
-        run()
-    return meter.peak
 
 
 def test_iam_d_holds_one_graph_and_its_penalty_two():

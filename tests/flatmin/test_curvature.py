@@ -18,7 +18,6 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
-from flatlab.models import mlp
 from flatmin.curvature import (
     FisherOperator,
     fisher_trace,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from flatmin.inconsistency import InconsistencyPenalty
+from flatmin.penalty import InconsistencyPenalty
 
 # DistributedDataParallel
 

@@ -306,13 +306,21 @@ class _Objective:
         delta, values = noise(self.fisher.function.params, sigma, self.generator), []
         for step in range(self.steps):
             if step == 0 and self.sigma is None:
-                gradient, _n = self.fisher.total(delta)
+                gradient = self.fisher_product(delta)
             else:
                 value, gradient = self.sweep(delta)
                 values += [value] if step > 0 else []
             delta = unit(gradient)
             torch._foreach_mul_(delta, self.rho)
         return delta, values
+
+    def fisher_product(self, delta: list[Tensor]) -> list[Tensor]:
+        """The product n Fδ, the gradient's limit for small δ."""
+        product = [torch.zeros_like(d) for d in delta]
+        for f, term in self.fisher.terms(delta):
+            torch._foreach_add_(product, term)
+            self.reference = f if self.fisher.batches.single else None
+        return product
 
     def sweep(self, delta: list[Tensor], *, climb: bool = True) -> tuple[Tensor, list[Tensor]]:
         """The value at δ and, if climbing, n times the gradient."""

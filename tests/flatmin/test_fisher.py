@@ -6,7 +6,6 @@ from cases import NAMES, build, evaluated, fisher, jacobian, parts, randn, seede
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from flatmin.fisher import FisherOperator
 

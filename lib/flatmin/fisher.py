@@ -28,8 +28,8 @@ class FisherOperator:
     """F(θ) as a linear operator.
 
     ``F @ v`` costs a forward pass on dual numbers, a plain forward and a backward pass; the
-    quadratic form the first alone. θ is read anew for every product. The model is left as it was: weights, ``.grad``, buffers,
-    training flags, and the global random state.
+    quadratic form the first alone. θ is read anew for every product. The model is left as it was:
+    weights, ``.grad``, buffers, training flags, and the global random state.
 
     Args:
         model: network f(·, θ), see :mod:`flatmin.inconsistency`.

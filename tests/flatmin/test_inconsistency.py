@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from flatmin import inconsistency
+from flatmin._objective import Objective
 from flatmin._tangent import pullback
 from flatmin.divergences import divergence_named
 from flatmin.inconsistency import (
@@ -493,6 +494,6 @@ def test_converged_is_a_change_of_at_most_one_percent(last, expected, monkeypatc
     def sweep(self, delta, *, climb=True):
         return torch.tensor(next(values)), [torch.ones_like(d) for d in delta]
 
-    monkeypatch.setattr(inconsistency._Objective, "sweep", sweep)
+    monkeypatch.setattr(Objective, "sweep", sweep)
     case = evaluated("mlp")
     assert local_inconsistency(case.model, case.inputs, rho=1, steps=2).converged is expected

@@ -33,9 +33,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from flatmin.inconsistency import InconsistencyPenalty
 from flatmin.models import WideResNet
 from flatmin.optim import IAMD, IAMS, SAM
+from flatmin.penalty import InconsistencyPenalty
 from flatmin.training.experiment import provenance
 from flatmin.training.sets import Place
 

@@ -35,7 +35,8 @@ def sharded_noise(params: Sequence[Tensor], sigma: float, generator: Generator) 
     from torch.distributed.tensor import distribute_tensor  # only where it can be
 
     scale = sigma / math.sqrt(sum(p.numel() for p in params))
-    pieces = []
+    pieces: list[Tensor] = []
+    p: Any  # a DTensor
     for p in params:
         draw = torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype) * scale
         pieces.append(distribute_tensor(draw, p.device_mesh, p.placements, src_data_rank=None))
@@ -45,11 +46,13 @@ def sharded_noise(params: Sequence[Tensor], sigma: float, generator: Generator) 
 def pullback(outputs: Tensor, weights: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
     """Jᵀ times the cotangent, as new tensors, at least in float32; never touches ``.grad``.
 
-    The backward pass runs on a cotangent scaled to 1, so that half precision does not underflow.
+    The backward pass runs on the cotangent scaled to 1, so that half precision does not underflow:
+    scaled in place, as with a large vocabulary there is no room for another.
     """
     require(outputs.requires_grad, "the outputs do not depend on any trainable parameter")
-    scale = cotangent.abs().amax().clamp_min(torch.finfo(cotangent.dtype).tiny)
-    seed = (cotangent / scale).to(outputs.dtype)
+    scale = torch.linalg.vector_norm(cotangent, torch.inf)
+    scale = scale.clamp_min(torch.finfo(cotangent.dtype).tiny)
+    seed = cotangent.div_(scale).to(outputs.dtype)
     pairs = zip(gradient(outputs, weights, seed), weights, strict=True)
     found = [torch.zeros_like(w) if g is None else g for g, w in pairs]
     wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in found]
@@ -125,10 +128,11 @@ class KnownGradient(torch.autograd.Function):
     def forward(
         ctx: Any, value: Tensor, gradient: Sequence[Tensor | None], *params: Tensor
     ) -> Tensor:
-        ctx.gradient = gradient
+        ctx.save_for_backward(*gradient)
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, None, *(None if g is None else g * grad.to(g.dtype) for g in ctx.gradient)
+        known = ctx.saved_tensors
+        return grad, None, *(None if g is None else g * grad.to(g.dtype) for g in known)

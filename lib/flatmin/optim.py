@@ -39,7 +39,7 @@ accumulation, fp16 and clipping::
     scaler.update()
     optimizer.zero_grad()
 
-For IAM-D add :class:`flatmin.inconsistency.InconsistencyPenalty` to the loss there, under any
+For IAM-D add :class:`flatmin.penalty.InconsistencyPenalty` to the loss there, under any
 optimizer.
 
 **DistributedDataParallel**: give the wrapper as ``module``; the climb is then silent, and only the
@@ -268,7 +268,7 @@ class IAMD(IAMS):
     S_ρ is the divergence of f(x, θ + δ_K) from f(x, θ), differentiated through both of its sides
     with δ_K fixed. :meth:`Climber.step` holds one graph at a time: memory is that of SGD, for
     (K + 3) forward and (K + 2) backward passes; with ``direction="score"`` three of each, with
-    "random" three and two. :class:`flatmin.inconsistency.InconsistencyPenalty` gives the update of
+    "random" three and two. :class:`flatmin.penalty.InconsistencyPenalty` gives the update of
     the gradient direction with one forward less and two graphs.
 
     Inside :meth:`Climber.perturbed` there is only the gradient of L at θ + δ, which is not IAM-D's:

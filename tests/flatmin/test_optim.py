@@ -8,8 +8,8 @@ from torch.optim import SGD
 from torch.profiler import profile
 
 from flatmin.divergences import divergence_named
-from flatmin.inconsistency import InconsistencyPenalty
 from flatmin.optim import IAMD, SAM
+from flatmin.penalty import InconsistencyPenalty
 
 DETERMINISTIC = [name for name in NAMES if name != "dropout"]
 

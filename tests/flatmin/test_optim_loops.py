@@ -9,8 +9,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD
 from torch.utils.checkpoint import checkpoint_sequential
 
-from flatmin.inconsistency import InconsistencyPenalty, local_inconsistency
+from flatmin.inconsistency import local_inconsistency
 from flatmin.optim import SAM, Climber
+from flatmin.penalty import InconsistencyPenalty
 from flatmin.training.ensemble import Ensemble
 
 LR = 0.1

@@ -1,0 +1,98 @@
+"""Files that are there as a whole or not at all: checkpoints of a run, and its record."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flatmin._check import require
+
+_DIGEST = hashlib.sha256().digest_size
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that, whatever happens, the old one or the whole new one is there.
+
+    Raises:
+        OSError: it cannot be written, on a full disk for instance; the old file is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def save_checkpoint(path: Path, settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Write a state beside the settings that it belongs to, and the SHA-256 of both.
+
+    Args:
+        path: the file, replaced as a whole.
+        settings: plain values.
+        state: tensors and plain values.
+
+    Raises:
+        OSError: as :func:`write_whole`.
+    """
+    buffer = io.BytesIO()
+    torch.save({"settings": dict(settings), "state": dict(state)}, buffer)
+    content = buffer.getvalue()
+    write_whole(path, content + hashlib.sha256(content).digest())
+
+
+def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read what :func:`save_checkpoint` wrote, on the CPU.
+
+    Args:
+        path: the file.
+        settings: those that it must have been saved with.
+
+    Returns:
+        The state, or None if there is no file.
+
+    Raises:
+        ValueError: a file that is damaged or something else, or saved with other settings. It is
+            left as it is.
+
+    Example:
+        >>> load_checkpoint(Path("nowhere.pt"), {"lr": 0.1}) is None
+        True
+    """
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    content, digest = content[:-_DIGEST], content[-_DIGEST:]
+    require(
+        hashlib.sha256(content).digest() == digest,
+        f"{path} is damaged or no checkpoint of flatmin: move it away to start afresh",
+    )
+    saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    check_same(path, saved["settings"], settings)
+    state: dict[str, Any] = saved["state"]
+    return state
+
+
+def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming them, if settings are not those that a file was written with."""
+    changed = [
+        f"{name} was {then.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+    require(
+        not changed,
+        f"{path} belongs to a run with other settings ({'; '.join(changed)}): move it away, or "
+        "write elsewhere",
+    )

@@ -31,8 +31,8 @@ def train(model, optimizer, schedule, average, epochs=range(6)):
     for epoch in epochs:
         schedule.step(epoch)
         losses = []
-        for x, y in batches:
-            loss = criterion(model(x_mixed := mixup(x, y)[0]), y)
+        for x, target in (mixup(x.clone(), y) for x, y in batches):
+            loss = criterion(model(x), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

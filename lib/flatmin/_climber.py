@@ -179,8 +179,8 @@ class Climber(Wrapper):
 
         Each forward in training mode with gradients enabled first climbs by its own batch; the pass
         that the loop sees is that at θ + δ. The weights come home when backward ends, at the latest
-        with the next forward, ``step``, ``zero_grad`` or ``state_dict``: backward through a pass
-        that they have left behind is refused.
+        with the next forward, ``step`` or ``state_dict``: backward through a pass that they have
+        left behind is refused.
 
         Args:
             model: the model that the loop calls; of ``DistributedDataParallel`` the one inside.
@@ -210,11 +210,6 @@ class Climber(Wrapper):
     def _come_home(self) -> None:
         if self._attached:
             self._attached.home()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients, as any optimizer."""
-        self._come_home()
-        super().zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state; in the groups also the settings and the noise's state."""

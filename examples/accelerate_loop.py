@@ -15,7 +15,7 @@ def make():
     set_seed(0)
     body = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4)]
     model = nn.Sequential(*body, nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 3))
-    optimizer = IAMS(model.parameters(), torch.optim.SGD, rho=0.1, lr=0.1, momentum=0.9)
+    optimizer = IAMS(model.parameters(), torch.optim.SGD, rho=0.02, lr=0.1, momentum=0.9)
     optimizer.attach(model)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=18)
     loader = DataLoader(TensorDataset(*stripes()), batch_size=16)

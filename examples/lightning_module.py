@@ -23,7 +23,7 @@ class Classifier(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        optimizer = IAMS(self.parameters(), torch.optim.SGD, rho=0.1, lr=0.1, momentum=0.9)
+        optimizer = IAMS(self.parameters(), torch.optim.SGD, rho=0.02, lr=0.1, momentum=0.9)
         optimizer.attach(self.net)  # what training_step calls
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6)
         return {"optimizer": optimizer, "lr_scheduler": schedule}

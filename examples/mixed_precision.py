@@ -15,7 +15,7 @@ def make():
     torch.manual_seed(0)
     body = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4)]
     model = nn.Sequential(*body, nn.Flatten(), nn.Linear(128, 3)).to(DEVICE)
-    optimizer = IAMS(model.parameters(), torch.optim.AdamW, rho=0.1, lr=1e-2)
+    optimizer = IAMS(model.parameters(), torch.optim.AdamW, rho=0.02, lr=1e-2)
     scaler = torch.amp.GradScaler(DEVICE, init_scale=1024.0)
     return model, optimizer, scaler
 

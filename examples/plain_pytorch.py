@@ -17,7 +17,7 @@ def make():
     model = nn.Sequential(*body, nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 3))
     sgd = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
     # `module` keeps the statistics of batch norm at one update a step, at θ.
-    optimizer = IAMS(model.parameters(), torch.optim.SGD, rho=0.1, module=model, **sgd)
+    optimizer = IAMS(model.parameters(), torch.optim.SGD, rho=0.02, module=model, **sgd)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=18)
     return model, optimizer, schedule
 

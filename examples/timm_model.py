@@ -16,7 +16,7 @@ from flatmin.optim import IAMS
 
 def make():
     random_seed(0)
-    model = timm.create_model("test_vit", num_classes=3, img_size=32, patch_size=8, drop_path_rate=0.1)
+    model = timm.create_model("test_resnet", num_classes=3, drop_path_rate=0.1)
     lamb = partial(create_optimizer_v2, opt="lamb", lr=5e-3)  # makes the optimizer that steps
     optimizer = IAMS(param_groups_weight_decay(model, 0.05), lamb, rho=0.05)
     average = ModelEmaV3(model, decay=0.9)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from flatmin.optim import IAMD
 
 _LEFT_BEHIND = (
-    "the weights have moved since this forward: run backward before the next forward, step"
-    " or state_dict, once; give several batches to one forward, or use perturbed()"
+    "the weights have moved since this forward: run backward once, and before the next forward,"
+    " step or state_dict; several batches need one forward, or perturbed()"
 )
 _NESTED = "attach the whole model: this part runs in a backward pass, perhaps checkpointed"
 _TOO_EARLY = "attach the model after fully_shard, whose hooks have to run inside the climb"

@@ -184,8 +184,8 @@ class Climber(Wrapper):
 
         Each forward in training mode with gradients enabled first climbs by its own batch; the pass
         that the loop sees is that at θ + δ. The weights come home when backward ends, at the latest
-        with the next forward, ``step`` or ``state_dict``: backward through a pass that they have
-        left behind is refused.
+        with the next forward, ``step`` or ``state_dict``, of model or optimizer; backward through a
+        pass that they have left behind is refused.
 
         Args:
             model: the model that the loop calls; of ``DistributedDataParallel`` the one inside.

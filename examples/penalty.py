@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from toy_data import stripes
 
-from flatmin.inconsistency import InconsistencyPenalty
+from flatmin.penalty import InconsistencyPenalty
 
 
 def make():

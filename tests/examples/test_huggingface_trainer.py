@@ -1,0 +1,43 @@
+import pytest
+import torch
+from compare import MISSING, same
+from torch.nn.utils import clip_grad_norm_
+
+pytest.importorskip("transformers", reason=MISSING)
+pytest.importorskip("accelerate", reason=MISSING)
+import huggingface_trainer as example
+
+from flatmin.optim import IAMS
+
+
+def test_it_is_the_hand_written_loop(tmp_path):
+    trainer = example.make_trainer(str(tmp_path), save_strategy="no")
+    trainer.train()
+
+    other = example.make_trainer(str(tmp_path), save_strategy="no")
+    model, schedule = other.model, other.create_scheduler(12)
+    other.optimizer._attached.remove()
+    optimizer = IAMS(model.parameters(), torch.optim.AdamW, rho=0.05, lr=2e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.lr_lambdas)
+    model.train()
+    torch.manual_seed(0)
+    loader = other.get_train_dataloader()
+    for _ in range(3):
+        batches = [*loader]
+        for first in range(0, len(batches), 2):
+            for batch in batches[first : first + 2]:
+                with optimizer.perturbed(lambda batch=batch: model(**batch)):
+                    model(**batch).loss.backward()
+            clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+    same(trainer.model, model)
+
+
+def test_a_checkpoint_goes_on(tmp_path):
+    whole = example.make_trainer(str(tmp_path), save_strategy="epoch")
+    whole.train()
+    resumed = example.make_trainer(str(tmp_path), save_strategy="no")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    same(whole.model, resumed.model)

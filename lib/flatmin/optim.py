@@ -19,10 +19,9 @@ base optimizer step with the gradient it met. δ has norm ρ and ascends
 This holds for Hugging Face's ``Trainer(model, args, optimizers=(optimizer, scheduler))``, for
 Lightning's automatic optimization (attach the network, not the LightningModule, in
 ``configure_optimizers``), for accelerate and timm, with accumulation, clipping, schedulers, mixed
-precision, checkpointing (``use_reentrant=False``) and ``torch.compile``. What the loop sees is the
-loss at θ + δ. SAM climbs by the loss that the model returns, or by
-``attach(model, loss=lambda outputs: ...)``; IAM-D needs a model that returns its loss, and adds
-β S_ρ to it. Passes in evaluation mode or under ``no_grad`` are plain.
+precision, checkpointing (``use_reentrant=False``) and ``torch.compile``. The loop sees the loss at
+θ + δ. SAM climbs by the loss that the model returns, or by ``attach(model, loss=...)`` of what it
+returns; IAM-D adds β S_ρ to the loss that it returns. Evaluation and ``no_grad`` are plain passes.
 
 **With a closure** that runs the forward pass and no backward::
 
@@ -48,10 +47,9 @@ backward pass is reduced, each rank climbs on its own examples, with ``sync=True
 common gradient. ``fully_shard``: after it make the optimizer, with ``module=model`` or attached;
 the climb is common to all ranks, whose generators must agree (by default they do).
 
-**Dropout** draws one mask for all passes of a step. A climb whose gradient is zero or not finite
-stays at θ, a step whose gradient is not finite counts as one of gradient zero: ``optimizer.stayed``
-and ``optimizer.skipped`` count them. Nothing waits for the device. Copies, pickles and checkpoints
-hold the settings and the noise; a checkpoint of the plain base optimizer loads, too.
+**Dropout** draws one mask for all passes of a step. A climb by a gradient that is zero or not
+finite stays at θ, a step by one that is not finite counts as one of zero: ``optimizer.stayed`` and
+``optimizer.skipped`` count them. Nothing waits for the device. Settings and noise are saved.
 """
 
 from __future__ import annotations
@@ -98,8 +96,7 @@ class SAM(Climber):
         **base_kwargs: passed to the base optimizer.
 
     Raises:
-        ValueError: ρ out of range, no trainable parameter, or parameters of ``module`` that are not
-            among ``params``.
+        ValueError: ρ out of range, nothing to train, or ``params`` without some of ``module``'s.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([3.0]))
@@ -177,8 +174,7 @@ class IAMS(Climber):
             ...), "gaussian" for regression outputs (n, ...).
         direction: "gradient" for Algorithm 1; "score" for the mean score, without noise; "random"
             for the noise itself, made as long as ρ. K = 1 for both.
-        generator: source of the noise or the labels, on the parameters' device; by default one
-            seeded with 0.
+        generator: source of the noise or the labels, on the parameters' device; default seed 0.
         module, sync, **base_kwargs: as for :class:`SAM`.
 
     Raises:
@@ -323,8 +319,7 @@ class IAMD(IAMS):
 
     def _penalty(self, outputs: Tensor, moved: Tensor) -> Tensor:
         divergence = divergence_named(self.divergence)
-        value: Tensor = self.beta * divergence.total(outputs, moved) / divergence.count(outputs)
-        return value
+        return divergence.total(outputs, moved) * self.beta / divergence.count(outputs)
 
     def attach(self, model: nn.Module) -> Attachment:
         """Add β S_ρ to the loss that the model returns, see :meth:`Climber.attach`.

@@ -175,7 +175,8 @@ class IAMS(Climber):
         direction: "gradient" for Algorithm 1; "score" for the mean score, without noise; "random"
             for the noise itself, made as long as ρ. K = 1 for both.
         generator: source of the noise or the labels, on the parameters' device; default seed 0.
-        module, sync, **base_kwargs: as for :class:`SAM`.
+        module, sync: as for :class:`SAM`.
+        **base_kwargs: passed to the base optimizer.
 
     Raises:
         ValueError: as for :class:`SAM`, or another argument out of range.

@@ -121,8 +121,8 @@ class SAM(Climber):
         sync: bool = False,
         **base_kwargs: Any,
     ) -> None:
-        settings = {"rho": rho, "adaptive": adaptive, **base_kwargs}
-        super().__init__(params, base_optimizer, module=module, sync=sync, **settings)
+        base_kwargs |= {"rho": rho, "adaptive": adaptive}
+        super().__init__(params, base_optimizer, module=module, sync=sync, **base_kwargs)
 
     def _direction(self, group: dict[str, Any]) -> _Direction:
         return Adaptive() if group["adaptive"] else Loss()
@@ -221,15 +221,12 @@ class IAMS(Climber):
         self.generator = generator or new_generator(targets(self.param_groups)[0])
 
     def _direction(self, group: dict[str, Any]) -> _Direction:
-        known, direction = get_args(Direction), group["direction"]
+        known, direction, steps = get_args(Direction), group["direction"], group["steps"]
         require(direction in known, f"direction must be one of {known}, got {direction!r}")
-        algorithm = Algorithm1(group["steps"], group["sigma"], group["divergence"])
+        algorithm = Algorithm1(steps, group["sigma"], group["divergence"])
         if direction == "gradient":
             return algorithm
-        require(
-            algorithm.steps == 1,
-            f'steps must be 1 for direction="{direction}", got {algorithm.steps}',
-        )
+        require(steps == 1, f'steps must be 1 for direction="{direction}", got {steps}')
         return Random() if direction == "random" else Score(algorithm.divergence)
 
     def _objective(self, outputs: Any) -> Tensor:
@@ -245,11 +242,11 @@ class IAMD(IAMS):
     S_ρ is the divergence of f(x, θ + δ_K) from f(x, θ), differentiated through both of its sides
     with δ_K fixed. :meth:`Climber.step` holds one graph at a time: memory is that of SGD, for
     (K + 3) forward and (K + 2) backward passes; with ``direction="score"`` three of each, with
-    "random" three and two. :class:`flatmin.penalty.InconsistencyPenalty` gives the update of
-    the gradient direction with one forward less and two graphs.
+    "random" three and two. :class:`flatmin.penalty.InconsistencyPenalty` gives the same update with
+    one forward less and two graphs.
 
-    A step by gradients taken inside :meth:`Climber.perturbed` is refused: they lack that of S_ρ. An
-    attached model returns a loss with β S_ρ in it: whatever scales the loss scales both.
+    A step by gradients of :meth:`Climber.perturbed` is refused, as they lack that of S_ρ. The loss
+    of an attached model has β S_ρ in it: whatever scales the loss scales both.
 
     Args:
         params: parameters or groups of them, as for any optimizer.
@@ -319,8 +316,8 @@ class IAMD(IAMS):
         return outputs.detach(), there
 
     def _penalty(self, outputs: Tensor, moved: Tensor) -> Tensor:
-        divergence = divergence_named(self.divergence)
-        return divergence.total(outputs, moved) * self.beta / divergence.count(outputs)
+        divergence, beta = divergence_named(self.divergence), float(self.beta)
+        return divergence.total(outputs, moved) * beta / divergence.count(outputs)
 
     def attach(self, model: nn.Module) -> Attachment:
         """Add β S_ρ to the loss that the model returns, see :meth:`Climber.attach`.

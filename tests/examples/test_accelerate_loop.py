@@ -19,16 +19,15 @@ def test_it_is_the_hand_written_loop():
     sgd = {"lr": 0.1, "momentum": 0.9}
     optimizer = IAMS(model.parameters(), torch.optim.SGD, rho=0.02, module=model, **sgd)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=18)
-    batches = [*loader]
     for _ in range(6):
-        for first in range(0, len(batches), 2):
-            for x, y in batches[first : first + 2]:
-                with optimizer.perturbed(lambda x=x: model(x)):
-                    (cross_entropy(model(x), y) / 2).backward()
-            clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+        for number, (x, y) in enumerate(loader, start=1):
+            with optimizer.perturbed(lambda x=x: model(x)):
+                (cross_entropy(model(x), y) / 2).backward()
+            if number % 2 == 0:
+                clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
     same(made[1], model)
 
 

@@ -239,8 +239,8 @@ class Climber(Wrapper):
         super().__setstate__(state)
 
     def _check(self, groups: Sequence[dict[str, Any]]) -> None:
-        super()._check(groups)
         self._direction(groups[0])
+        super()._check(groups)
 
     def _check_module(self, module: nn.Module) -> None:
         held = {id(p) for group in self.param_groups for p in group["params"]}

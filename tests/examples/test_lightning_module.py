@@ -4,11 +4,9 @@ from compare import MISSING, same
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-pytest.importorskip("lightning", reason=MISSING)
-import lightning_module as example
-from lightning.pytorch.callbacks import ModelCheckpoint
-
 from flatmin.optim import IAMS
+
+example = pytest.importorskip("lightning_module", reason=MISSING)
 
 QUIET = {"enable_model_summary": False}
 
@@ -35,6 +33,8 @@ def test_it_is_the_hand_written_loop(tmp_path):
 
 
 def test_a_checkpoint_goes_on(tmp_path):
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
     keep = ModelCheckpoint(tmp_path, "{epoch}", every_n_epochs=1, save_top_k=-1)
     whole, loader = example.make()
     whole.net[5].p = 0.0  # Lightning's checkpoints leave the state of random numbers out

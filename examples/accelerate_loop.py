@@ -3,10 +3,10 @@
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from toy_data import stripes
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
+from toy_data import stripes
 
 from flatmin.optim import IAMS
 

@@ -1,8 +1,8 @@
 """A causal language model: the climb goes by the tokens that count, where the label is not -100."""
 
 import torch
-from toy_data import manual
 from torch.utils.data import DataLoader
+from toy_data import manual
 from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
 from flatmin.optim import IAMS

@@ -2,9 +2,9 @@
 
 import torch
 from pytorch_optimizer import SAM as TwoStepSAM
-from toy_data import stripes
 from torch import nn
 from torch.nn.functional import cross_entropy
+from toy_data import stripes
 
 from flatmin.optim import SAM
 

@@ -8,11 +8,11 @@ import sys
 
 import torch
 import torch.distributed as dist
-from toy_data import stripes
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
+from toy_data import stripes
 
 from flatmin.optim import IAMS
 

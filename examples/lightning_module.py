@@ -2,10 +2,10 @@
 
 import lightning
 import torch
-from toy_data import stripes
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
+from toy_data import stripes
 
 from flatmin.optim import IAMS
 

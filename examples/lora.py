@@ -2,8 +2,8 @@
 
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from toy_data import manual
 from torch.utils.data import DataLoader
+from toy_data import manual
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, set_seed
 
 from flatmin.optim import IAMS

@@ -1,10 +1,10 @@
 """Half precision with a gradient scaler, accumulation and clipping: the loop stays as it is."""
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from toy_data import stripes
-from torch import nn
 
 from flatmin.optim import IAMS
 

@@ -1,4 +1,4 @@
-"""timm: its model, its optimizer under IAM-S, its schedule, mixing of images, average of weights."""
+"""timm: its model, optimizer, schedule, mixing of images and average of weights."""
 
 from functools import partial
 

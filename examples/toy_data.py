@@ -27,9 +27,11 @@ def manual(n=64, length=32):
         for line in lines[: n // 2]:
             ids = torch.tensor([*line.encode()[:length]])
             room = (0, length - len(ids))
-            examples.append({
-                "input_ids": torch.nn.functional.pad(ids, room),
-                "attention_mask": torch.nn.functional.pad(torch.ones_like(ids), room),
-                "labels": torch.tensor(label),
-            })
+            examples.append(
+                {
+                    "input_ids": torch.nn.functional.pad(ids, room),
+                    "attention_mask": torch.nn.functional.pad(torch.ones_like(ids), room),
+                    "labels": torch.tensor(label),
+                }
+            )
     return examples

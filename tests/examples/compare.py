@@ -1,5 +1,6 @@
 """Weights compared bit for bit, and states that went through a file."""
 
+import copy
 import io
 
 import torch
@@ -9,6 +10,11 @@ MISSING = "pip install 'flatmin[integrations]'"
 
 def same(model, other):
     torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
+
+
+def plain(model):
+    """The model without the optimizer that is attached to it."""
+    return copy.deepcopy(model)
 
 
 def written(*objects):

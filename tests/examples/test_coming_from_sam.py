@@ -2,8 +2,7 @@ import pytest
 import torch
 from compare import MISSING
 
-pytest.importorskip("pytorch_optimizer", reason=MISSING)
-import coming_from_sam as example
+example = pytest.importorskip("coming_from_sam", reason=MISSING)
 
 
 def test_the_weights_are_those_of_the_other_library():

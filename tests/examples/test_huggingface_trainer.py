@@ -1,13 +1,11 @@
 import pytest
 import torch
-from compare import MISSING, same
+from compare import MISSING, plain, same
 from torch.nn.utils import clip_grad_norm_
 
-pytest.importorskip("transformers", reason=MISSING)
-pytest.importorskip("accelerate", reason=MISSING)
-import huggingface_trainer as example
-
 from flatmin.optim import IAMS
+
+example = pytest.importorskip("huggingface_trainer", reason=MISSING)
 
 
 def test_it_is_the_hand_written_loop(tmp_path):
@@ -15,23 +13,22 @@ def test_it_is_the_hand_written_loop(tmp_path):
     trainer.train()
 
     other = example.make_trainer(str(tmp_path), save_strategy="no")
-    model, schedule = other.model, other.create_scheduler(12)
-    other.optimizer._attached.remove()
+    model, schedule = plain(other.model), other.create_scheduler(12)
     optimizer = IAMS(model.parameters(), torch.optim.AdamW, rho=0.05, lr=2e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.lr_lambdas)
     model.train()
-    torch.manual_seed(0)
     loader = other.get_train_dataloader()
     for _ in range(3):
-        batches = [*loader]
-        for first in range(0, len(batches), 2):
-            for batch in batches[first : first + 2]:
-                with optimizer.perturbed(lambda batch=batch: model(**batch)):
-                    model(**batch).loss.backward()
-            clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+        for number, batch in enumerate(loader, start=1):
+            with optimizer.perturbed(lambda batch=batch: model(**batch)):
+                # The Trainer leaves the mean over micro-batches to models that take **kwargs, and
+                # those for classification take it not.
+                model(**batch).loss.backward()
+            if number % 2 == 0:
+                clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
     same(trainer.model, model)
 
 

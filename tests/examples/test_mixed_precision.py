@@ -23,9 +23,9 @@ def test_it_is_the_hand_written_loop():
     for _ in range(6):
         for first in (0, 2):
             for x, y in batches[first : first + 2]:
-                with torch.autocast(example.DEVICE, torch.float16):
-                    with optimizer.perturbed(lambda x=x: model(x)):
-                        scaler.scale(cross_entropy(model(x), y) / 2).backward()
+                half = torch.autocast(example.DEVICE, torch.float16)
+                with half, optimizer.perturbed(lambda x=x: model(x)):
+                    scaler.scale(cross_entropy(model(x), y) / 2).backward()
             scaler.unscale_(optimizer)
             clip_grad_norm_(model.parameters(), 1.0)
             scaler.step(optimizer)

@@ -13,32 +13,15 @@ from flatmin.optim import IAMS
 
 def make():
     set_seed(0)
-    body = [
-        nn.Conv2d(3, 8, 3, stride=2),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(4),
-    ]
-    model = nn.Sequential(
-        *body, nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 3)
-    )
-    optimizer = IAMS(
-        model.parameters(),
-        torch.optim.SGD,
-        rho=0.02,
-        lr=0.1,
-        momentum=0.9,
-    )
+    body = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4)]
+    model = nn.Sequential(*body, nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 3))
+    optimizer = IAMS(model.parameters(), torch.optim.SGD, rho=0.02, lr=0.1, momentum=0.9)
     optimizer.attach(model)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, T_max=18
-    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=18)
     loader = DataLoader(TensorDataset(*stripes()), batch_size=16)
 
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    return accelerator, *accelerator.prepare(
-        model, optimizer, schedule, loader
-    )
+    return accelerator, *accelerator.prepare(model, optimizer, schedule, loader)
 
 
 def train(accelerator, model, optimizer, schedule, loader, epochs=6):

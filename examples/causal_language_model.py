@@ -10,13 +10,9 @@ from flatmin.optim import IAMS
 
 def make():
     set_seed(0)
-    config = GPT2Config(
-        vocab_size=256, n_positions=32, n_embd=32, n_layer=2, n_head=2
-    )
+    config = GPT2Config(vocab_size=256, n_positions=32, n_embd=32, n_layer=2, n_head=2)
     model = GPT2LMHeadModel(config)
-    optimizer = IAMS(
-        model.parameters(), torch.optim.AdamW, rho=0.05, lr=5e-3
-    )
+    optimizer = IAMS(model.parameters(), torch.optim.AdamW, rho=0.05, lr=5e-3)
     return model, optimizer
 
 

@@ -19,43 +19,24 @@ from flatmin.optim import IAMS
 
 def make(way):
     torch.manual_seed(0)
-    body = [
-        nn.Conv2d(3, 8, 3, stride=2),
-        nn.GroupNorm(2, 8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(4),
-    ]
+    body = [nn.Conv2d(3, 8, 3, stride=2), nn.GroupNorm(2, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(4)]
     model = nn.Sequential(*body, nn.Flatten(), nn.Linear(128, 3))
-    model = (
-        DistributedDataParallel(model)
-        if way == "ddp"
-        else fully_shard(model)
-    )
+    model = DistributedDataParallel(model) if way == "ddp" else fully_shard(model)
     # All ranks climb in one direction, that of all their images. Sharded parameters have no other
     # way; with DistributedDataParallel and without `sync` each rank climbs by its own images.
     together, sgd = way == "ddp", {"lr": 0.1, "momentum": 0.9}
-    optimizer = IAMS(
-        model.parameters(),
-        torch.optim.SGD,
-        rho=0.02,
-        sync=together,
-        **sgd,
-    )
+    optimizer = IAMS(model.parameters(), torch.optim.SGD, rho=0.02, sync=together, **sgd)
     optimizer.attach(model)
     return model, optimizer
 
 
 def train(model, optimizer, epochs=6):
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    batches = [
-        *zip(*(part.split(32) for part in stripes()), strict=True)
-    ]
+    batches = [*zip(*(part.split(32) for part in stripes()), strict=True)]
     for _ in range(epochs):
         losses = []
         for x, y in batches:
-            loss = cross_entropy(
-                model(x.chunk(ranks)[rank]), y.chunk(ranks)[rank]
-            )
+            loss = cross_entropy(model(x.chunk(ranks)[rank]), y.chunk(ranks)[rank])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

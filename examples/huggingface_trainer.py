@@ -15,23 +15,11 @@ from flatmin.optim import IAMS
 
 def make_trainer(folder, **arguments):
     set_seed(0)
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "max_position_embeddings": 32,
-    }
-    layers = {
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_labels": 2,
-    }
-    model = BertForSequenceClassification(
-        BertConfig(vocab_size=256, **sizes, **layers)
-    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 32}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 2}
+    model = BertForSequenceClassification(BertConfig(vocab_size=256, **sizes, **layers))
 
-    optimizer = IAMS(
-        model.parameters(), torch.optim.AdamW, rho=0.05, lr=2e-3
-    )
+    optimizer = IAMS(model.parameters(), torch.optim.AdamW, rho=0.05, lr=2e-3)
     optimizer.attach(model)
 
     settings = TrainingArguments(
@@ -48,16 +36,9 @@ def make_trainer(folder, **arguments):
         **arguments,
     )
     # The Trainer makes its usual schedule for the optimizer that it is given.
-    return Trainer(
-        model,
-        settings,
-        train_dataset=manual(),
-        optimizers=(optimizer, None),
-    )
+    return Trainer(model, settings, train_dataset=manual(), optimizers=(optimizer, None))
 
 
 if __name__ == "__main__":
-    trainer = make_trainer(
-        "/tmp/huggingface_trainer", save_strategy="no"
-    )
+    trainer = make_trainer("/tmp/huggingface_trainer", save_strategy="no")
     trainer.train()

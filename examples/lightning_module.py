@@ -13,15 +13,8 @@ from flatmin.optim import IAMS
 class Classifier(lightning.LightningModule):
     def __init__(self):
         super().__init__()
-        body = [
-            nn.Conv2d(3, 8, 3, stride=2),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4),
-        ]
-        self.net = nn.Sequential(
-            *body, nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 3)
-        )
+        body = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4)]
+        self.net = nn.Sequential(*body, nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 3))
 
     def training_step(self, batch, _):
         x, y = batch
@@ -30,25 +23,15 @@ class Classifier(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        optimizer = IAMS(
-            self.parameters(),
-            torch.optim.SGD,
-            rho=0.02,
-            lr=0.1,
-            momentum=0.9,
-        )
+        optimizer = IAMS(self.parameters(), torch.optim.SGD, rho=0.02, lr=0.1, momentum=0.9)
         optimizer.attach(self.net)  # what training_step calls
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, T_max=6
-        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def make():
     lightning.seed_everything(0, verbose=False)
-    return Classifier(), DataLoader(
-        TensorDataset(*stripes()), batch_size=16
-    )
+    return Classifier(), DataLoader(TensorDataset(*stripes()), batch_size=16)
 
 
 def make_trainer(folder, epochs=6, **arguments):
@@ -65,8 +48,6 @@ def make_trainer(folder, epochs=6, **arguments):
 
 
 if __name__ == "__main__":
-    trainer = make_trainer(
-        "/tmp/lightning_module", enable_checkpointing=False
-    )
+    trainer = make_trainer("/tmp/lightning_module", enable_checkpointing=False)
     trainer.fit(*make())
     print(f"loss {trainer.callback_metrics['loss'].item():.4f}")

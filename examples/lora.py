@@ -4,11 +4,7 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from torch.utils.data import DataLoader
 from toy_data import manual
-from transformers import (
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    set_seed,
-)
+from transformers import DistilBertConfig, DistilBertForSequenceClassification, set_seed
 
 from flatmin.optim import IAMS
 
@@ -16,20 +12,10 @@ from flatmin.optim import IAMS
 def make():
     set_seed(0)
     sizes = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2}
-    config = DistilBertConfig(
-        vocab_size=256,
-        max_position_embeddings=32,
-        num_labels=2,
-        **sizes,
-    )
+    config = DistilBertConfig(vocab_size=256, max_position_embeddings=32, num_labels=2, **sizes)
     model = get_peft_model(
         DistilBertForSequenceClassification(config),
-        LoraConfig(
-            TaskType.SEQ_CLS,
-            r=4,
-            lora_alpha=8,
-            target_modules=["q_lin", "v_lin"],
-        ),
+        LoraConfig(TaskType.SEQ_CLS, r=4, lora_alpha=8, target_modules=["q_lin", "v_lin"]),
     )
     adapters = [p for p in model.parameters() if p.requires_grad]
     optimizer = IAMS(adapters, torch.optim.AdamW, rho=0.05, lr=1e-2)

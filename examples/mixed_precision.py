@@ -13,36 +13,20 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def make():
     torch.manual_seed(0)
-    body = [
-        nn.Conv2d(3, 8, 3, stride=2),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(4),
-    ]
-    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(128, 3)).to(
-        DEVICE
-    )
-    optimizer = IAMS(
-        model.parameters(), torch.optim.AdamW, rho=0.02, lr=1e-2
-    )
+    body = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4)]
+    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(128, 3)).to(DEVICE)
+    optimizer = IAMS(model.parameters(), torch.optim.AdamW, rho=0.02, lr=1e-2)
     scaler = torch.amp.GradScaler(DEVICE, init_scale=1024.0)
     return model, optimizer, scaler
 
 
 def train(model, optimizer, scaler, epochs=6, accumulate=2):
-    batches = [
-        *zip(
-            *(part.to(DEVICE).split(24) for part in stripes()),
-            strict=True,
-        )
-    ]
+    batches = [*zip(*(part.to(DEVICE).split(24) for part in stripes()), strict=True)]
     for _ in range(epochs):
         losses = []
         for number, (x, y) in enumerate(batches, start=1):
             with torch.autocast(DEVICE, torch.float16):
-                loss = cross_entropy(
-                    model(x), y
-                )  # climbs by these 24 images
+                loss = cross_entropy(model(x), y)  # climbs by these 24 images
             scaler.scale(loss / accumulate).backward()
             losses.append(loss.detach())
             if number % accumulate == 0:

@@ -16,31 +16,18 @@ from flatmin.optim import IAMS
 
 def make():
     random_seed(0)
-    model = timm.create_model(
-        "test_resnet", num_classes=3, drop_path_rate=0.1
-    )
-    lamb = partial(
-        create_optimizer_v2, opt="lamb", lr=5e-3
-    )  # makes the optimizer that steps
-    optimizer = IAMS(
-        param_groups_weight_decay(model, 0.05), lamb, rho=0.05
-    )
+    model = timm.create_model("test_resnet", num_classes=3, drop_path_rate=0.1)
+    lamb = partial(create_optimizer_v2, opt="lamb", lr=5e-3)  # makes the optimizer that steps
+    optimizer = IAMS(param_groups_weight_decay(model, 0.05), lamb, rho=0.05)
     average = ModelEmaV3(model, decay=0.9)
     optimizer.attach(model)
-    schedule = CosineLRScheduler(
-        optimizer, t_initial=6, warmup_t=1, warmup_lr_init=1e-4
-    )
+    schedule = CosineLRScheduler(optimizer, t_initial=6, warmup_t=1, warmup_lr_init=1e-4)
     return model, optimizer, schedule, average
 
 
 def train(model, optimizer, schedule, average, epochs=range(6)):
-    batches = [
-        *zip(*(part.split(32) for part in stripes()), strict=True)
-    ]
-    mixup, criterion = (
-        Mixup(mixup_alpha=0.2, num_classes=3),
-        SoftTargetCrossEntropy(),
-    )
+    batches = [*zip(*(part.split(32) for part in stripes()), strict=True)]
+    mixup, criterion = Mixup(mixup_alpha=0.2, num_classes=3), SoftTargetCrossEntropy()
     for epoch in epochs:
         schedule.step(epoch)
         losses = []

@@ -3,6 +3,7 @@
 - :class:`MultiPathway` and :func:`train`: the matrix network and gradient descent on it
 - :func:`simulate_modes`: the same dynamics on single modes, for many runs at once
 - :func:`gradient_flow`: the limit of small steps
+- :func:`recovery_ratio`: the step up to which overshoots set no pathway back
 - :mod:`flatmin.pathways.theory`: what the theory says in closed form
 """
 
@@ -10,6 +11,7 @@ from flatmin.pathways import theory
 from flatmin.pathways.flow import FlowHistory, gradient_flow
 from flatmin.pathways.modes import ModeHistory, simulate_modes
 from flatmin.pathways.network import MultiPathway, TrainingHistory, train
+from flatmin.pathways.recovery import recovery_ratio
 
 __all__ = [
     "FlowHistory",
@@ -17,6 +19,7 @@ __all__ = [
     "MultiPathway",
     "TrainingHistory",
     "gradient_flow",
+    "recovery_ratio",
     "simulate_modes",
     "theory",
     "train",

@@ -1,4 +1,4 @@
-"""Gradient flow on one mode: the limit of an infinitely small step."""
+"""Gradient flow on one mode: the limit of an infinitely small step, and where it ends."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import solve_ivp
+from scipy.optimize import brentq
 
 from flatmin.pathways._check import Floats, positive, valid_depths
 
@@ -91,11 +92,57 @@ def gradient_flow(
         raise RuntimeError(f"the solver gave up: {solution.message}")
     layers = solution.y.T
     strengths = layers**depth
-    share = np.where(depth == 2, 1.0, 2.0 - depth)  # any non-zero number where log takes over
-    potential = np.where(depth == 2, np.log(layers), layers ** (2.0 - depth) / share)
+    potential = _potential(depth, layers)
     return FlowHistory(
         times=at,
         strengths=strengths,
         loss=0.5 * (strengths.sum(-1) - goal) ** 2,
         conserved=potential[:, 1:] - potential[:, :1],
     )
+
+
+def flow_limit(depths: Sequence[int], target: float, init: ArrayLike) -> Floats:
+    """Where :func:`gradient_flow` ends, without a solver of differential equations.
+
+    The flow moves φ_h = s_h^{2 − L_h}/(2 − L_h), or log s_h at L_h = 2, of every path by the same
+    amount: dφ_h/dt = σ⋆ − Σ_k σ_k. That amount is the one unknown in Σ_h σ_h = σ⋆.
+
+    Args:
+        depths: Layers L_h ≥ 1 of each pathway.
+        target: Singular value σ⋆ > 0 of the target mode.
+        init: End-to-end strengths α_h > 0 at the start, shape ``(pathways,)``.
+
+    Returns:
+        The strengths σ_h at zero loss, shape ``(pathways,)``.
+
+    Raises:
+        ValueError: If an argument is outside its range, NaN, or the shapes do not fit.
+
+    Example:
+        >>> print(flow_limit([3, 5, 7], 1.0, [0.01, 0.01, 0.01]).round(4))
+        [0.8757 0.0635 0.0608]
+    """
+    depth, start, goal = valid_depths(depths), positive("init", init), positive("target", target)
+    if depth.ndim != 1 or start.shape != depth.shape or goal.ndim:
+        raise ValueError(
+            "flow_limit takes one mode: depths and init of shape (pathways,) and one target, "
+            f"got shapes {depth.shape}, {start.shape} and {goal.shape}"
+        )
+    before = _potential(depth, start ** (1 / depth))
+
+    def moved(by: float) -> Floats:
+        phi = before + by
+        power = np.where(depth == 2, 1.0, phi * (2.0 - depth))
+        deep = np.sign(power) * np.abs(power) ** (depth / np.where(depth == 2, 1, 2.0 - depth))
+        return np.where(depth == 2, np.exp(np.minimum(2 * phi, 700.0)), deep)
+
+    # Alone at σ⋆ a path is too strong for the sum, and all of them at σ⋆/H are not.
+    ends = [_potential(depth, share ** (1 / depth)) - before for share in (goal / len(depth), goal)]
+    amount = brentq(lambda by: moved(by).sum() - goal, ends[0].min(), ends[1].min(), xtol=1e-15)
+    return moved(float(amount))
+
+
+def _potential(depth: NDArray[np.int64], layers: Floats) -> Floats:
+    """φ of each path, whose differences the flow conserves."""
+    share = np.where(depth == 2, 1.0, 2.0 - depth)  # any non-zero number where log takes over
+    return np.where(depth == 2, np.log(layers), layers ** (2.0 - depth) / share)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from flatmin.pathways import gradient_flow, simulate_modes
+from flatmin.pathways import flow_limit, gradient_flow, simulate_modes
 
 
 @settings(deadline=None, max_examples=25)
@@ -87,3 +87,21 @@ def test_refuses_bad_input(change, message):
     good = {"depths": [3, 3], "target": 1.0, "init": [0.2, 0.1], "times": [0.0, 1.0]}
     with pytest.raises(ValueError, match=message):
         gradient_flow(**(good | change))
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    depths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    target=st.floats(0.2, 3.0),
+    seed=st.integers(0, 2**31),
+)
+def test_the_limit_is_where_the_solver_ends(depths, target, seed):
+    init = np.random.default_rng(seed).uniform(0.05, 0.9, len(depths))
+    end = gradient_flow(depths, target, init, [0.0, 3000.0]).strengths[-1]
+    np.testing.assert_allclose(flow_limit(depths, target, init), end, atol=1e-7)
+
+
+@pytest.mark.parametrize(("depths", "init"), [([3, 3], [0.1]), ([[3, 3]], [[0.1, 0.1]])])
+def test_the_limit_refuses_other_shapes(depths, init):
+    with pytest.raises(ValueError, match="flow_limit takes one mode"):
+        flow_limit(depths, 1.0, init)

@@ -92,7 +92,7 @@ def floquet_exponent(
 
         >>> still, swing = [[1.0], [1.0]], [[1.1], [0.9]]
         >>> [round(floquet_exponent([6], s, [1.0, 1.0], 1 / 3), 4) for s in (still, swing)]
-        [0.0, 0.0049]
+        [0.0, 0.0038]
     """
     rate = float(non_negative("step_size", step_size))
     first = pair_hessian(depths, strengths, targets)

@@ -108,7 +108,7 @@ def flow_limit(depths: Sequence[int], target: float, init: ArrayLike) -> Floats:
     amount: dφ_h/dt = σ⋆ − Σ_k σ_k. That amount is the one unknown in Σ_h σ_h = σ⋆.
 
     Args:
-        depths: Layers L_h ≥ 1 of each pathway.
+        depths: Layers L_h ≥ 2 of each pathway.
         target: Singular value σ⋆ > 0 of the target mode.
         init: End-to-end strengths α_h > 0 at the start, shape ``(pathways,)``.
 
@@ -120,9 +120,9 @@ def flow_limit(depths: Sequence[int], target: float, init: ArrayLike) -> Floats:
 
     Example:
         >>> print(flow_limit([3, 5, 7], 1.0, [0.01, 0.01, 0.01]).round(4))
-        [0.8757 0.0635 0.0608]
+        [0.8853 0.0673 0.0474]
     """
-    depth, start, goal = valid_depths(depths), positive("init", init), positive("target", target)
+    depth, start, goal = valid_depths(depths, 2), positive("init", init), positive("target", target)
     if depth.ndim != 1 or start.shape != depth.shape or goal.ndim:
         raise ValueError(
             "flow_limit takes one mode: depths and init of shape (pathways,) and one target, "
@@ -132,12 +132,13 @@ def flow_limit(depths: Sequence[int], target: float, init: ArrayLike) -> Floats:
 
     def moved(by: float) -> Floats:
         phi = before + by
-        power = np.where(depth == 2, 1.0, phi * (2.0 - depth))
-        deep = np.sign(power) * np.abs(power) ** (depth / np.where(depth == 2, 1, 2.0 - depth))
-        return np.where(depth == 2, np.exp(np.minimum(2 * phi, 700.0)), deep)
+        base = np.where(depth == 2, 1.0, (2.0 - depth) * phi)
+        power = depth / np.where(depth == 2, 1.0, 2.0 - depth)
+        return np.where(depth == 2, np.exp(2 * phi * (depth == 2)), base**power)
 
-    # Alone at σ⋆ a path is too strong for the sum, and all of them at σ⋆/H are not.
-    ends = [_potential(depth, share ** (1 / depth)) - before for share in (goal / len(depth), goal)]
+    # One path above σ⋆ is too strong for the sum; all of them below σ⋆/H are not.
+    shares = 0.99 * goal / len(depth), 1.01 * goal
+    ends = [_potential(depth, share ** (1 / depth)) - before for share in shares]
     amount = brentq(lambda by: moved(by).sum() - goal, ends[0].min(), ends[1].min(), xtol=1e-15)
     return moved(float(amount))
 

@@ -81,6 +81,17 @@ def test_a_run_at_rest_is_neutral_below_the_edge():
     assert floquet_exponent([4, 4], [[0.7, 0.3], [0.5, 0.3]], [1.0, 0.8], 0.3) == pytest.approx(0)
 
 
+def test_one_mode_at_the_edge_keeps_the_set_and_two_do_not():
+    """The first run is that of the chapter on the set, far above the edge of its first mode."""
+    run = simulate_modes([3, 5], [1.0, 0.7], 0.8, [0.03, 0.02], 600).strengths
+    one = [floquet_exponent([3, 5], run[:, t], [1.0, 0.7], 0.8) for t in range(200, 600, 50)]
+    assert np.ptp(run[0, 500:].sum(-1).numpy()) > 0.1
+    assert max(one) < 1e-3
+    run = simulate_modes([6, 6], [1.0, 0.97], 0.38, [0.03, 0.005], 400).strengths
+    two = [floquet_exponent([6, 6], run[:, t], [1.0, 0.97], 0.38) for t in range(100, 400, 50)]
+    assert min(two) > 0.02
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"strengths of shape \(2, pathways\)"):
         pair_hessian([3, 3], [[0.5, 0.5]], [1.0, 1.0])

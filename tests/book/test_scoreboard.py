@@ -17,8 +17,27 @@ def test_a_verdict_joins_its_claim(tiny):
         "reproduced": 1,
         "reproduced at reduced scale": 0,
         "not reproduced": 0,
+        "inconclusive": 0,
+        "not testable here": 0,
         "not attempted": 1,
     }
+
+
+def test_an_interval_and_a_failed_gate_reach_the_board(tiny):
+    tiny.chapter(
+        "part/01-one",
+        'from flatbook import claim\nclaim("B.2-sharpness").check(0.0, interval=(-1.0, 1.0))',
+    )
+    tiny.execute()
+    (row,) = rows(tiny.book)
+    assert (row.verdict, row.interval) == ("inconclusive", (-1.0, 1.0))
+    assert row.ours.startswith("0 [-1, 1] (must be below")
+    tiny.chapter(
+        "part/01-one", 'from flatbook import claim\nclaim("B.2-sharpness").untestable("No gate.")'
+    )
+    tiny.execute()
+    (row,) = rows(tiny.book)
+    assert (row.verdict, row.value, row.ours) == ("not testable here", None, "No gate.")
 
 
 def test_what_waits_for_records_moves_when_they_come(tiny):

@@ -19,10 +19,9 @@ base optimizer step with the gradient it met. δ has norm ρ and ascends
 This holds for Hugging Face's ``Trainer(model, args, optimizers=(optimizer, scheduler))``, for
 Lightning's automatic optimization (attach the network, not the LightningModule, in
 ``configure_optimizers``), for accelerate and timm, with accumulation, clipping, schedulers, mixed
-precision, checkpointing (``use_reentrant=False``) and ``torch.compile``. What the loop sees is the
-loss at θ + δ. SAM climbs by the loss that the model returns, or by
-``attach(model, loss=lambda outputs: ...)``; IAM-D needs a model that returns its loss, and adds
-β S_ρ to it. Passes in evaluation mode or under ``no_grad`` are plain.
+precision, checkpointing (``use_reentrant=False``) and ``torch.compile``. The loop sees the loss at
+θ + δ. SAM climbs by the loss that the model returns, or by ``attach(model, loss=...)`` of what it
+returns; IAM-D adds β S_ρ to the loss that it returns. Evaluation and ``no_grad`` are plain passes.
 
 **With a closure** that runs the forward pass and no backward::
 
@@ -48,10 +47,9 @@ backward pass is reduced, each rank climbs on its own examples, with ``sync=True
 common gradient. ``fully_shard``: after it make the optimizer, with ``module=model`` or attached;
 the climb is common to all ranks, whose generators must agree (by default they do).
 
-**Dropout** draws one mask for all passes of a step. A climb whose gradient is zero or not finite
-stays at θ, a step whose gradient is not finite counts as one of gradient zero: ``optimizer.stayed``
-and ``optimizer.skipped`` count them. Nothing waits for the device. Copies, pickles and checkpoints
-hold the settings and the noise; a checkpoint of the plain base optimizer loads, too.
+**Dropout** draws one mask for all passes of a step. A climb by a gradient that is zero or not
+finite stays at θ, a step by one that is not finite counts as one of zero: ``optimizer.stayed`` and
+``optimizer.skipped`` count them. Nothing waits for the device. Settings and noise are saved.
 """
 
 from __future__ import annotations
@@ -98,8 +96,7 @@ class SAM(Climber):
         **base_kwargs: passed to the base optimizer.
 
     Raises:
-        ValueError: ρ out of range, no trainable parameter, or parameters of ``module`` that are not
-            among ``params``.
+        ValueError: ρ out of range, nothing to train, or ``params`` without some of ``module``'s.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([3.0]))
@@ -124,8 +121,8 @@ class SAM(Climber):
         sync: bool = False,
         **base_kwargs: Any,
     ) -> None:
-        settings = {"rho": rho, "adaptive": adaptive, **base_kwargs}
-        super().__init__(params, base_optimizer, module=module, sync=sync, **settings)
+        base_kwargs |= {"rho": rho, "adaptive": adaptive}
+        super().__init__(params, base_optimizer, module=module, sync=sync, **base_kwargs)
 
     def _direction(self, group: dict[str, Any]) -> _Direction:
         return Adaptive() if group["adaptive"] else Loss()
@@ -177,9 +174,9 @@ class IAMS(Climber):
             ...), "gaussian" for regression outputs (n, ...).
         direction: "gradient" for Algorithm 1; "score" for the mean score, without noise; "random"
             for the noise itself, made as long as ρ. K = 1 for both.
-        generator: source of the noise or the labels, on the parameters' device; by default one
-            seeded with 0.
-        module, sync, **base_kwargs: as for :class:`SAM`.
+        generator: source of the noise or the labels, on the parameters' device; default seed 0.
+        module, sync: as for :class:`SAM`.
+        **base_kwargs: passed to the base optimizer.
 
     Raises:
         ValueError: as for :class:`SAM`, or another argument out of range.
@@ -224,15 +221,12 @@ class IAMS(Climber):
         self.generator = generator or new_generator(targets(self.param_groups)[0])
 
     def _direction(self, group: dict[str, Any]) -> _Direction:
-        known, direction = get_args(Direction), group["direction"]
+        known, direction, steps = get_args(Direction), group["direction"], group["steps"]
         require(direction in known, f"direction must be one of {known}, got {direction!r}")
-        algorithm = Algorithm1(group["steps"], group["sigma"], group["divergence"])
+        algorithm = Algorithm1(steps, group["sigma"], group["divergence"])
         if direction == "gradient":
             return algorithm
-        require(
-            algorithm.steps == 1,
-            f'steps must be 1 for direction="{direction}", got {algorithm.steps}',
-        )
+        require(steps == 1, f'steps must be 1 for direction="{direction}", got {steps}')
         return Random() if direction == "random" else Score(algorithm.divergence)
 
     def _objective(self, outputs: Any) -> Tensor:
@@ -248,11 +242,11 @@ class IAMD(IAMS):
     S_ρ is the divergence of f(x, θ + δ_K) from f(x, θ), differentiated through both of its sides
     with δ_K fixed. :meth:`Climber.step` holds one graph at a time: memory is that of SGD, for
     (K + 3) forward and (K + 2) backward passes; with ``direction="score"`` three of each, with
-    "random" three and two. :class:`flatmin.penalty.InconsistencyPenalty` gives the update of
-    the gradient direction with one forward less and two graphs.
+    "random" three and two. :class:`flatmin.penalty.InconsistencyPenalty` gives the same update with
+    one forward less and two graphs.
 
-    A step by gradients taken inside :meth:`Climber.perturbed` is refused: they lack that of S_ρ. An
-    attached model returns a loss with β S_ρ in it: whatever scales the loss scales both.
+    A step by gradients of :meth:`Climber.perturbed` is refused, as they lack that of S_ρ. The loss
+    of an attached model has β S_ρ in it: whatever scales the loss scales both.
 
     Args:
         params: parameters or groups of them, as for any optimizer.
@@ -322,9 +316,8 @@ class IAMD(IAMS):
         return outputs.detach(), there
 
     def _penalty(self, outputs: Tensor, moved: Tensor) -> Tensor:
-        divergence = divergence_named(self.divergence)
-        value: Tensor = self.beta * divergence.total(outputs, moved) / divergence.count(outputs)
-        return value
+        divergence, beta = divergence_named(self.divergence), float(self.beta)
+        return divergence.total(outputs, moved) * beta / divergence.count(outputs)
 
     def attach(self, model: nn.Module) -> Attachment:
         """Add β S_ρ to the loss that the model returns, see :meth:`Climber.attach`.

@@ -5,15 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from runs import SMALL
 
 from flatlab.build import build_forward, build_model
 from flatlab.sets import kind_of
-from flatlab.settings import Settings, load_recipe, recipes
-
-SMALL = Settings.of(
-    {"data": "cifar-10", "model": "cnn-bn", "method": "IAM-D", "rho": 0.1, "seed": 3}
-    | {"tier": "smoke", "epochs": 3, "steps_per_epoch": 2, "batch_size": 4}
-)
+from flatlab.settings import load_recipe, recipes
 
 
 def test_unknown_models_are_refused():

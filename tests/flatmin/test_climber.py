@@ -130,6 +130,15 @@ def test_bad_closures_are_refused_before_anything_moves(kind, closure, error, me
     assert noise is None or torch.equal(noise_of(optimizer), noise)
 
 
+@pytest.mark.parametrize("kind", ["SAM", "IAMS"])
+def test_a_closure_that_adds_to_gradients_already_there_is_refused(kind):
+    case = build("mlp")
+    for p in case.model.parameters():
+        p.grad = torch.zeros_like(p)
+    with pytest.raises(RuntimeError, match="forward pass only"):
+        MAKERS[kind](case.model.parameters()).step(lambda: _backward_whatever_the_mode(case))
+
+
 @pytest.mark.parametrize("kind", ["IAMS", "IAMD", "score"])
 def test_bad_logits_are_refused(kind):
     case = build("mlp")

@@ -1,8 +1,12 @@
 import pytest
-from cases import build
+import torch
+from cases import build, evaluated, flat, outputs_at, parts, randn, size, trainable
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy
 
 from flatmin.curvature import top_hessian_eigenpairs
+from flatmin.hessian import HessianOperator
 
 
 def test_errors_of_the_hessian():

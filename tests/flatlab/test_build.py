@@ -19,6 +19,12 @@ def test_unknown_models_are_refused():
         build_model(replace(SMALL, model="cnn6", loop="simclr"))
 
 
+@pytest.mark.parametrize(("data", "size"), [("imagenet", 7), ("cifar-10", 3)])
+def test_a_resnet_begins_as_its_images_want(data, size):
+    model = build_model(replace(SMALL, data=data, model="resnet-18", tier="paper"))
+    assert model.conv1.kernel_size == (size, size)
+
+
 @pytest.mark.parametrize("recipe", recipes())
 def test_a_recipe_builds_its_network_at_full_size(recipe):
     for settings in {s.model: s for s in load_recipe(recipe).values()}.values():

@@ -126,6 +126,14 @@ def test_a_recipe_by_hand(settings, small):
     assert_same(settings, small)
 
 
+def test_the_probe_takes_twenty_epochs(monkeypatch):
+    """More than one step, and so more than the few images above can tell."""
+    epochs = []
+    monkeypatch.setattr(module, "linear_probe", lambda *_, **kwargs: epochs.append(kwargs) or 0.5)
+    conducted(settings_of("SGD", "simclr"))
+    assert epochs == [{"epochs": 20}] * 2
+
+
 # Each setting decides something.
 
 #: For each setting a context in which it matters, and another value.

@@ -235,6 +235,9 @@ def _sharded(rank: int, address: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="this PyTorch shards on GPUs only"
+)
 def test_fully_sharded_over_two_processes_is_one_process(tmp_path):
     from test_distributed import _sharded
 

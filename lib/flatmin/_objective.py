@@ -46,9 +46,10 @@ class Objective:
     def fisher_product(self, delta: list[Tensor]) -> list[Tensor]:
         """The product n Fδ, the gradient's limit for small δ."""
         product = [torch.zeros_like(d) for d in delta]
-        for f, term in self.fisher.terms(delta):
-            torch._foreach_add_(product, term)
-            self.reference = f if self.fisher.batches.single else None
+        with same_randomness(delta):
+            for f, term in self.fisher.terms(delta):
+                torch._foreach_add_(product, term)
+                self.reference = f if self.fisher.batches.single else None
         return product
 
     def sweep(self, delta: list[Tensor], *, climb: bool = True) -> tuple[Tensor, list[Tensor]]:

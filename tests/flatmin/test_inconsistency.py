@@ -497,3 +497,21 @@ def test_converged_is_a_change_of_at_most_one_percent(last, expected, monkeypatc
     monkeypatch.setattr(Objective, "sweep", sweep)
     case = evaluated("mlp")
     assert local_inconsistency(case.model, case.inputs, rho=1, steps=2).converged is expected
+
+
+@pytest.mark.parametrize("sigma", [None, 0.1])
+def test_every_pass_sees_the_same_order_and_draws_the_same_masks(sigma):
+    seen = []
+
+    class Drawing(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((float(x[0, 0]), float(torch.rand(()))))
+            return super().forward(x)
+
+    stream = DataLoader(randn(8, 4), batch_size=3, shuffle=True)  # by the global random state
+    local_inconsistency(Drawing(4, 3).double(), stream, rho=0.1, sigma=sigma, training=True)
+    passes = [seen[i : i + 6] for i in range(0, len(seen), 6)]
+    assert len(passes) == 4
+    assert all(one == passes[0] for one in passes)
+    assert len({draw for _, draw in passes[0]}) == 1
+    assert len({x for x, _ in passes[0]}) == 3

@@ -22,9 +22,9 @@ from scipy.sparse.linalg import eigsh
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from flatlab.data import fashion_mnist
+from flatlab.models import cnn6
 from flatmin.curvature import FisherOperator, top_fisher_eigenpairs
-from flatmin.data import fashion_mnist
-from flatmin.models import cnn6
 
 
 def padded(images: torch.Tensor, device: str) -> torch.Tensor:

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from flatmin.models import cnn_bn, mlp
+from flatlab import shuffled, stream
+from flatlab.ensemble import ensemble_batches, train_ensemble
+from flatlab.models import cnn_bn, mlp
 from flatmin.optim import IAMD, SAM
-from flatmin.training import ensemble_batches, shuffled, stream, train_ensemble
 
 BATCH, REST = 50, {"lr": 0.01, "momentum": 0.9}
 

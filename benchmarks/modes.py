@@ -17,9 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread against one thread
 import numpy as np
 import torch
 
+from flatlab.record import provenance
+from flatlab.sets import Place
 from flatmin.pathways import simulate_modes
-from flatmin.training.experiment import provenance
-from flatmin.training.sets import Place
 
 ROOT = Path(__file__).parents[1]
 DEPTHS, TARGET, INIT = [20, 20], 1.0, [0.011, 0.01]

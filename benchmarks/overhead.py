@@ -4,7 +4,7 @@ Run `python benchmarks/overhead.py`, or on a GPU
 
     python benchmarks/overhead.py --device cuda --model wrn-16-8 --steps 390
 
-Each run is `flatmin.training.experiment.conduct`, with a checkpoint at the end of each epoch of
+Each run is `flatlab.conduct.conduct`, with a checkpoint at the end of each epoch of
 --steps steps; the first epoch warms up and is not counted. A pass is a call of the model, or of
 autograd's backward; on a GPU it lasts from its first kernel to its last, the gaps between them
 included. With --json the figures and where they come from go to book/results/.
@@ -27,10 +27,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread for all
 import torch
 from torch import Tensor
 
-from flatmin.training.experiment import conduct, provenance
-from flatmin.training.run import Run
-from flatmin.training.sets import Place
-from flatmin.training.settings import Settings
+from flatlab.conduct import conduct
+from flatlab.record import provenance
+from flatlab.run import Run
+from flatlab.sets import Place
+from flatlab.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 METHODS = {"SGD": {}, "SAM": {"rho": 0.05}, "IAM-S": {"rho": 0.1}, "IAM-D": {"rho": 0.1}}
@@ -90,7 +91,7 @@ def outside(method: str, options: argparse.Namespace) -> tuple[float, float]:
     fractions, times = [], []
     with (
         TemporaryDirectory() as folder,
-        patch("flatmin.training.experiment.Run", Timed),
+        patch("flatlab.experiment.Run", Timed),
         patch("torch.autograd.grad", clock.wrap(torch.autograd.grad)),
         patch("torch.Tensor.backward", clock.wrap(Tensor.backward)),
     ):

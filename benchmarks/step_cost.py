@@ -33,11 +33,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
+from flatlab.models import WideResNet
+from flatlab.record import provenance
+from flatlab.sets import Place
 from flatmin.inconsistency import InconsistencyPenalty
-from flatmin.models import WideResNet
 from flatmin.optim import IAMD, IAMS, SAM
-from flatmin.training.experiment import provenance
-from flatmin.training.sets import Place
 
 ROOT = Path(__file__).parents[1]
 GLIBC = platform.libc_ver()[0] == "glibc"

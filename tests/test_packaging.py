@@ -31,11 +31,12 @@ def test_the_library_alone_needs_no_notebook_package_and_pins_nothing_from_above
     assert not any("<" in line or "==" in line for line in names.values())
 
 
-@pytest.mark.parametrize("package", ["flatmin", "flatbook"])
+@pytest.mark.parametrize("package", ["flatmin", "flatlab", "flatbook"])
 def test_each_package_knows_only_what_stands_below_it(package):
     strangers = {
-        "flatmin": r"matplotlib|seaborn|pandas|IPython|papermill|sphinx|yaml|flatbook",
-        "flatbook": r"IPython|papermill|sphinx|nbformat|_tools",
+        "flatmin": r"matplotlib|seaborn|pandas|IPython|papermill|sphinx|yaml|flatlab|flatbook",
+        "flatlab": r"matplotlib|seaborn|pandas|IPython|papermill|sphinx|yaml|flatbook",
+        "flatbook": r"IPython|papermill|sphinx|nbformat|_tools|flatlab",
     }[package]
     for file in (ROOT / "lib" / package).rglob("*.py"):
         found = re.findall(rf"(?m)^(?:import|from) ({strangers})\b", file.read_text())

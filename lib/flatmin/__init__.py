@@ -6,7 +6,6 @@ Import the modules you need, nothing is loaded before:
 - :mod:`flatmin.optim`: IAM-S, IAM-D, SAM and ASAM
 - :mod:`flatmin.curvature`: the Fisher matrix and the Hessian, matrix-free
 - :mod:`flatmin.pathways`: multi-pathway deep linear networks
-- :mod:`flatmin.models`, :mod:`flatmin.data`: what the experiments train and on what
 """
 
 __version__ = "0.1.0"

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from _tools.chapters import HERE
-from flatmin.training.settings import load_recipe, recipes
+from flatlab.settings import load_recipe, recipes
 
 SAM = {0: 10.0, 1: 11.0, 2: 12.0}  # its errors in %, by seed
 ABOVE = {"SGD": 1.0, "SAM": 0.0, "ASAM": 0.3, "IAM-D": 0.5, "IAM-S": 0.2, "random-D": 0.9}

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
+from flatlab.models import mlp
 from flatmin.curvature import (
     FisherOperator,
     fisher_trace,
@@ -17,7 +18,6 @@ from flatmin.curvature import (
     top_fisher_eigenpairs,
     top_hessian_eigenpairs,
 )
-from flatmin.models import mlp
 
 
 def seeded(seed=0):

@@ -14,9 +14,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD
 from torch.utils.checkpoint import checkpoint_sequential
 
+from flatlab.ensemble import Ensemble
 from flatmin.inconsistency import InconsistencyPenalty, local_inconsistency
 from flatmin.optim import IAMD, IAMS, SAM, Climber
-from flatmin.training.ensemble import Ensemble
 
 RHO, LR = 0.2, 0.1
 KINDS = {"SAM": SAM, "IAMS": IAMS, "IAMD": IAMD}

@@ -1,0 +1,77 @@
+"""The network and the optimizer that a run's settings name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from flatlab.models import ResNet, VisionTransformer, WideResNet, cnn6, cnn_bn, mlp
+from flatlab.sets import Place, kind_of
+from flatlab.settings import Settings
+from flatlab.streams import stream
+from flatmin.optim import IAMD, IAMS, SAM
+
+MODELS = "cnn-bn, cnn6, vit, resnet-18, resnet-50 or wrn-<depth>-<widen>"
+
+
+def build_model(settings: Settings) -> nn.Module:
+    """The network of a run, with a projector behind it for SimCLR.
+
+    Raises:
+        ValueError: an unknown name, or SimCLR with a network that has no ``head``.
+
+    Example:
+        >>> given = {"data": "svhn", "model": "wrn-16-2", "method": "SGD", "seed": 0}
+        >>> type(build_model(Settings.of(given))).__name__
+        'WideResNet'
+    """
+    kind, name = kind_of(settings), settings.model
+    shape = {"num_classes": kind.classes, "in_channels": kind.channels}
+    rest: dict[str, Any] = {**shape, "generator": stream(settings.seed, "init")}
+    model: nn.Module
+    if wide := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
+        model = WideResNet(int(wide[1]), int(wide[2]), **rest)
+    elif name in ("resnet-18", "resnet-50"):
+        stem = "imagenet" if kind.size > 64 else "cifar"
+        model = ResNet(int(name[-2:]), stem=stem, **rest)
+    elif name == "cnn-bn":
+        model = cnn_bn(**rest)
+    elif name in ("cnn6", "vit"):
+        model = (cnn6 if name == "cnn6" else VisionTransformer)(image_size=kind.size, **rest)
+    else:
+        raise ValueError(f"model must be {MODELS}, got {name!r}")
+    if settings.loop != "simclr":
+        return model
+    head = getattr(model, "head", None)
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"model must end in a head for simclr, got {name!r}")
+    width, model.head = head.in_features, nn.Identity()
+    projector = mlp([width, width, 128], generator=stream(settings.seed, "projector"))
+    return nn.Sequential(model, projector)
+
+
+def build_optimizer(
+    settings: Settings, model: nn.Module, wrapped: nn.Module, place: Place
+) -> Optimizer:
+    """The optimizer of a run; climbs are common to all processes."""
+    base: type[Optimizer] = {"SGD": SGD, "AdamW": AdamW}[settings.base]
+    rest: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if settings.base == "SGD":
+        rest["momentum"] = settings.momentum
+    method = settings.method
+    if method == "SGD":
+        return base(model.parameters(), **rest)
+    rest |= {"rho": settings.rho, "module": wrapped, "sync": place.part[1] > 1}
+    if method in ("SAM", "ASAM"):
+        return SAM(model.parameters(), base, adaptive=method == "ASAM", **rest)
+    rest["generator"] = stream(settings.seed, "noise", device=place.device)
+    if method.startswith("random"):
+        rest["direction"] = "random"
+    else:
+        rest |= {"sigma": settings.sigma, "steps": settings.climb}
+    if method.endswith("D"):
+        return IAMD(model.parameters(), base, beta=settings.beta, **rest)
+    return IAMS(model.parameters(), base, **rest)

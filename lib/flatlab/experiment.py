@@ -1,0 +1,232 @@
+"""Model, optimizer and data of one run, what it looks at on the way, and what in the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from flatlab.build import build_model, build_optimizer
+from flatlab.data.augment import STRONG, VIEW, WEAK
+from flatlab.data.images import FolderImages, balanced
+from flatlab.loops import fixmatch, linear_probe, simclr, supervised
+from flatlab.run import Batches, BatchSource, LoadedBatches, Record, Run
+from flatlab.schedules import constant, cosine, drops, seven_sixteenths
+from flatlab.sets import AT_ONCE, Pair, Place, Stack, kind_of, read, stack
+from flatlab.settings import Settings
+from flatmin._climb import require
+from flatmin.curvature import hessian_trace, top_hessian_eigenpairs
+from flatmin.inconsistency import local_inconsistency
+
+RECORD_EVERY = 500  # steps at most between two records, each of which is a checkpoint
+LOOK_AT = 1000  # images that S and H are measured on
+LOOK_RHO = 0.1
+
+
+class Experiment:
+    """Model, optimizer and data of one run.
+
+    Args:
+        settings: of the run.
+        place: where.
+
+    Attributes:
+        run: the :class:`flatlab.run.Run`.
+        epoch: steps of an epoch.
+        steps: how many it takes.
+        images_per_step: over all processes; two views of an image count once.
+
+    Raises:
+        ValueError: settings that do not fit together.
+        FileNotFoundError: the data are not there.
+    """
+
+    def __init__(self, settings: Settings, place: Place) -> None:
+        self.settings, self.place, self.kind = settings, place, kind_of(settings)
+        sizes, world = (settings.batch_size, settings.unlabelled_batch_size), place.part[1]
+        require(
+            all(size % world == 0 for size in sizes),
+            f"batch_size and unlabelled_batch_size must divide by {world} processes, got {sizes}",
+        )
+        require(
+            settings.labels % self.kind.classes == 0,
+            f"labels must be a multiple of the {self.kind.classes} classes, got {settings.labels}",
+        )
+        require(
+            world == 1 or not place.download,
+            f"download must be left to one process, got {world}: fetch the data before",
+        )
+        train = read(settings, "train" if settings.validate else "train+validation", place)
+        held_out = read(settings, "validation" if settings.validate else "test", place)
+        self.held_out, self.seen = stack(held_out, place), stack(train, place)
+        self.labelled: BatchSource
+        self.pool: Batches | None = None  # what needs no label
+        if isinstance(train, FolderImages):
+            require(
+                settings.loop == "supervised" and max(settings.labels, sizes[1]) == 0,
+                f"{settings.data} is for supervised runs with all labels only",
+            )
+            self.labelled = LoadedBatches(
+                train, sizes[0], place.device, place.workers, part=place.part
+            )
+            count, part = len(train), (0, 1)  # it divides batches before they are read
+        else:
+            images, labels = train
+            count, part = len(labels), place.part
+            if settings.labels and settings.tier == "paper":
+                per_class = settings.labels // self.kind.classes
+                known = balanced(labels.cpu(), per_class, seed=settings.seed).to(labels.device)
+                self.labelled = Batches((images[known], labels[known]), sizes[0])
+            else:
+                self.labelled = Batches(train, sizes[0])
+            self.pool = Batches((images,), sizes[1]) if sizes[1] else None
+        self.epoch = settings.steps_per_epoch or max(1, count // sizes[0])
+        self.steps = settings.epochs * self.epoch
+        self.images_per_step = sum(sizes)
+        self.run = self._run(part)
+
+    def _run(self, part: tuple[int, int]) -> Run:
+        settings, device = self.settings, torch.device(self.place.device)
+        model, on_gpu = build_model(settings).to(device), device.type == "cuda"
+        shared = self.place.part[1] > 1
+        if on_gpu:
+            model.to(memory_format=torch.channels_last)
+            # Of the whole batch, as in one process. PyTorch has it on GPUs only, and does not
+            # compile it; on processors each process normalises by its own part.
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if shared else model  # type: ignore[no-untyped-call]
+        wrapped = DistributedDataParallel(model) if shared else model
+        compiled = on_gpu and settings.compiled and not shared
+        called = torch.compile(wrapped) if compiled else wrapped
+
+        def forward(images: Tensor) -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu and settings.bf16):
+                outputs: Tensor = called(images)
+            return outputs.float()
+
+        return Run(
+            model,
+            build_optimizer(settings, model, wrapped, self.place),
+            seed=settings.seed,
+            schedule={
+                "drops": drops([self.steps * tenths // 10 for tenths in (3, 6, 8)]),
+                "cosine": cosine(self.steps, warmup=settings.warmup * self.epoch),
+                "fixmatch": seven_sixteenths(self.steps),
+                "constant": constant,
+            }[settings.schedule],
+            ema=settings.ema or None,
+            forward=forward,
+            part=part,
+        )
+
+    def train(self) -> Iterator[Record]:
+        """The records of the loop; between two of them is the time to save."""
+        self._set_radius()
+        for record in self._loop():
+            self._set_radius()
+            yield record | {"loss": self._mean(record["loss"])}
+
+    def _loop(self) -> Iterator[Record]:
+        settings, kind = self.settings, self.kind
+        every = min(self.epoch, RECORD_EVERY)
+        rest: dict[str, Any] = {"steps": self.steps, "every": every}
+        rest["evaluate"] = partial(self._look, every)
+        if settings.loop == "simclr":
+            view = kind.augmentation(*VIEW)
+            rest |= {"view": view, "temperature": settings.temperature}
+            return simclr(self.run, self.labelled, **rest)
+        if settings.loop == "fixmatch":
+            assert self.pool is not None  # as its settings were checked
+            rest |= {"weak": kind.augmentation(*WEAK), "strong": kind.augmentation(*STRONG)}
+            rest |= {"threshold": settings.threshold, "weight": settings.unlabelled_weight}
+            return fixmatch(self.run, self.labelled, self.pool, **rest)
+        if settings.augment and kind.standard:
+            rest["augment"] = kind.augmentation(*kind.standard)
+        smoothing = settings.label_smoothing
+        return supervised(
+            self.run, self.labelled, unlabelled=self.pool, label_smoothing=smoothing, **rest
+        )
+
+    def _mean(self, loss: float) -> float:
+        """The mean over all processes, each of which has met its own examples."""
+        world = self.place.part[1]
+        if world == 1:
+            return loss
+        total = torch.tensor(loss, device=self.place.device)
+        dist.all_reduce(total)
+        return float(total) / world
+
+    def _set_radius(self) -> None:
+        late = self.settings.halve_rho and self.run.step >= self.settings.halve_rho * self.epoch
+        for group in self.run.optimizer.param_groups:
+            if "rho" in group:
+                group["rho"] = self.settings.rho / 2 if late else self.settings.rho
+
+    def _look(self, every: int, model: nn.Module) -> Record:
+        """Error and S every so many epochs, in the first process."""
+        due = self.run.step % (self.settings.look * self.epoch) < every
+        if not (due or self.run.step == self.steps) or self.place.part[0] > 0:
+            return {}
+        if self.settings.loop == "simclr":
+            assert isinstance(model, nn.Sequential)
+            train, test = (_whole(part) for part in (self.seen, self.held_out))
+            epochs = 1 if self.settings.tier == "smoke" else 20
+            return {"error": linear_probe(model[0], train, test, epochs=epochs)}
+        few = [x for x, _ in islice(self.held_out, LOOK_AT // AT_ONCE)]
+        first, fifth = errors(model, self.held_out)
+        S = local_inconsistency(model, few, rho=LOOK_RHO).value
+        return {"error": first, "error_top5": fifth, "S": S}
+
+    def measure(self) -> Record:
+        """What is measured once, in the end."""
+        model = self.run.evaluated.eval()
+        if self.settings.loop == "simclr":
+            return {}
+        found = {"train_error": errors(model, self.seen)[0]}
+        if self.settings.curvature:
+            # Batch by batch: a second derivative keeps several times what a training step does.
+            few = [*islice(self.seen, LOOK_AT // AT_ONCE)]
+            images, labels = [x for x, _ in few], [y for _, y in few]
+            found |= {"lambda_max(H)": math.nan, "Tr H": math.nan}
+            with suppress(FloatingPointError):  # a network that diverged has none
+                top = top_hessian_eigenpairs(model, cross_entropy, images, labels, tol=1e-2)
+                if top.converged:
+                    found["lambda_max(H)"] = float(top.eigenvalues[0])
+                found["Tr H"] = hessian_trace(model, cross_entropy, images, labels).value
+        return found
+
+
+def _whole(batches: Stack) -> Pair:
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def errors(model: nn.Module, batches: Stack) -> tuple[float, float]:
+    """The fractions of images whose label is not the first, and not among the first five, guesses.
+
+    Args:
+        model: in evaluation mode.
+        batches: images (n, …) and labels (n,).
+
+    Example:
+        >>> errors(nn.Identity(), [(torch.tensor([[0.1, 0.9, 0.0]]), torch.tensor([0]))])
+        (1.0, 0.0)
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    missed, count = torch.zeros(2, device=device), 0
+    with torch.no_grad():
+        for x, y in batches:
+            logits = model(x.to(device))
+            guesses = logits.topk(min(5, logits.shape[1])).indices == y.to(device)[:, None]
+            missed += torch.stack([~guesses[:, 0], ~guesses.any(1)]).sum(1)
+            count += len(y)
+    first, fifth = (missed / count).tolist()
+    return first, fifth

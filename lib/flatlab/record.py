@@ -1,0 +1,89 @@
+"""The record of a run: what stands in its file besides the settings, and how it is read."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import resource
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import flatmin
+from flatlab.run import Record
+from flatlab.sets import Place
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what :func:`flatlab.conduct.conduct` wrote.
+
+    Raises:
+        ValueError: a file that is damaged or something else.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or "settings" not in content:
+        raise ValueError(f"{path} is damaged or no record of flatmin: move it away")
+    return content
+
+
+def provenance(place: Place) -> dict[str, Any]:
+    """Where the figures of a record come from."""
+    device = torch.device(place.device)
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "commit": _commit(),
+        "flatmin": flatmin.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "processes": place.part[1],
+    }
+
+
+def _commit() -> str:
+    """Of the repository that holds this file, if one does."""
+    here = Path(__file__)
+
+    def git(*command: str) -> str:
+        done = subprocess.run(
+            ["git", *command], cwd=here.parent, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--abbrev=40", "--dirty")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def peak_megabytes(place: Place) -> float:
+    """Of the device's memory in this run, or of this process in all its runs."""
+    if torch.device(place.device).type == "cuda":
+        return torch.cuda.max_memory_allocated(place.device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kilobytes on Linux
+
+
+def columns(curve: list[Record]) -> dict[str, list[float | None]]:
+    """One list per quantity, None where it was not looked at."""
+    names = dict.fromkeys(name for record in curve for name in record)
+    return {name: [record.get(name) for record in curve] for name in names}
+
+
+def compact(value: Any) -> Any:
+    """Six digits, and None for what is no number: JSON has no NaN."""
+    match value:
+        case dict():
+            return {key: compact(v) for key, v in value.items()}
+        case list():
+            return [compact(v) for v in value]
+        case float():
+            return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

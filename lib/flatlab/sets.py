@@ -1,0 +1,128 @@
+"""The data of the experiments by name, in the splits that a run trains on and looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from flatlab.data import MEAN, STD, fashion_mnist
+from flatlab.data.augment import STANDARD, Augmentation, crop, on_pixels
+from flatlab.data.images import STATISTICS, FolderImages, cifar, svhn
+from flatlab.settings import DataName, Settings
+from flatlab.streams import stream
+
+Pair: TypeAlias = tuple[Tensor, Tensor]
+#: Batches of images and labels to look at, again and again.
+Stack: TypeAlias = "list[Pair] | DataLoader[Pair]"
+
+AT_ONCE = 250  # images in one pass of an evaluation
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run takes place.
+
+    Attributes:
+        data: folder of the data sets.
+        download: fetch what is not there.
+        device: of model and data.
+        part: (rank, world) among the processes that share the run.
+        workers: processes that decode images, if they do not fit in memory.
+    """
+
+    data: Path = Path("data")
+    download: bool = False
+    device: str = "cpu"
+    part: tuple[int, int] = (0, 1)
+    workers: int = 8
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What networks have to know of a data set, and augmentations of its pixels.
+
+    Attributes:
+        classes: outputs.
+        channels: of the images.
+        size: height and width of the images.
+        mean: of the pixels, by channel.
+        std: of the pixels, by channel.
+        count: training images, those for validation among them.
+        validation: how many of them a search looks at; of ImageNet, about.
+        test: test images.
+        standard: operations of the supervised augmentation.
+    """
+
+    classes: int
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    count: int
+    validation: int
+    test: int
+    standard: tuple[Augmentation, ...] = STANDARD
+
+    def augmentation(self, *operations: Augmentation) -> Augmentation:
+        """The operations, on images normalised like these."""
+        return on_pixels(*operations, mean=self.mean, std=self.std)
+
+
+_FASHION = Kind(10, 1, 28, (MEAN,), (STD,), 60_000, 6_000, 10_000)
+KINDS: dict[DataName, Kind] = {
+    "fashion-mnist-part": replace(_FASHION, count=6_000, validation=1_000, test=2_000),
+    "fashion-mnist": _FASHION,
+    "cifar-10": Kind(10, 3, 32, *STATISTICS["CIFAR-10"], 50_000, 5_000, 10_000),
+    "cifar-100": Kind(100, 3, 32, *STATISTICS["CIFAR-100"], 50_000, 5_000, 10_000),
+    # A mirrored digit is none.
+    "svhn": Kind(10, 3, 32, *STATISTICS["SVHN"], 73_257, 7_320, 26_032, (crop,)),
+    # Its loader augments.
+    "imagenet": Kind(1000, 3, 224, *STATISTICS["ImageNet"], 1_281_167, 128_000, 50_000, ()),
+}
+
+
+def kind_of(settings: Settings) -> Kind:
+    """The kind of images that a run sees; those of the smoke tier are small."""
+    kind = KINDS[settings.data]
+    return kind if settings.tier == "paper" else replace(kind, size=8 if kind.size <= 32 else 32)
+
+
+def read(settings: Settings, split: str, place: Place) -> Pair | FolderImages:
+    """Images and labels of a split, on the device, or the files of a set that is too large.
+
+    Raises:
+        FileNotFoundError: they are not there; the message says how to get them.
+    """
+    if settings.tier == "smoke":
+        kind, draw = kind_of(settings), stream(0, "noise images", split)
+        images = torch.randn(8, kind.channels, kind.size, kind.size, generator=draw)
+        return images.to(place.device), torch.arange(8, device=place.device) % kind.classes
+    if settings.data == "imagenet":
+        return FolderImages(place.data / "imagenet", split)
+    rest: dict[str, Any] = {"root": place.data, "download": place.download}
+    match settings.data:
+        case "cifar-10" | "cifar-100":
+            parts = [cifar(KINDS[settings.data].classes, split, **rest)]
+        case "svhn":
+            parts = [svhn(split, **rest)]
+        case "fashion-mnist":
+            if not place.download and not (place.data / "FashionMNIST").exists():
+                rest["root"] = None  # where else it may be
+            parts = [fashion_mnist(part, source="full", **rest) for part in split.split("+")]
+        case _:
+            parts = [fashion_mnist(part) for part in split.split("+")]
+    images = torch.cat([part.images for part in parts]).to(place.device)
+    return images, torch.cat([part.labels for part in parts]).to(place.device)
+
+
+def stack(data: Pair | FolderImages, place: Place) -> Stack:
+    """Batches of images and labels to look at, again and again."""
+    if not isinstance(data, FolderImages):
+        pieces = (torch.split(part, AT_ONCE) for part in data)
+        return [*zip(*pieces, strict=True)]
+    return DataLoader(data, AT_ONCE, num_workers=place.workers)  # type: ignore[arg-type]

@@ -1,0 +1,262 @@
+"""What decides the result of one run, and recipes, which list the runs of a table or figure.
+
+A recipe is a TOML file. What stands at its top holds for all runs; each ``[[runs]]`` is one run,
+or, where it has lists, one for each combination of their entries::
+
+    data = "cifar-10"
+    model = "wrn-16-8"
+    epochs = 200
+
+    [[runs]]
+    method = "SGD"
+    seed = [0, 1, 2]
+
+    [[runs]]
+    method = "IAM-D"
+    beta = 1.0
+    rho = 0.1
+    seed = [0, 1, 2]
+
+Names and values are those of :class:`Settings`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from flatmin._climb import require
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+RECIPES = Path(__file__).with_name("recipes")
+
+Loop: TypeAlias = Literal["supervised", "fixmatch", "simclr"]
+DataName: TypeAlias = Literal[
+    "fashion-mnist-part", "fashion-mnist", "cifar-10", "cifar-100", "svhn", "imagenet"
+]
+MethodName: TypeAlias = Literal["SGD", "SAM", "ASAM", "IAM-D", "IAM-S", "random-D", "random-S"]
+ScheduleName: TypeAlias = Literal["drops", "cosine", "fixmatch", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that decides the result of a run. A 0 that is a default means "none" or "all".
+
+    Attributes:
+        data: the data set.
+        model: ``"cnn-bn"``, ``"cnn6"``, ``"vit"``, ``"resnet-18"``, ``"resnet-50"`` or
+            ``"wrn-<depth>-<widen>"``.
+        method: the optimizer; ``"random-D"`` and ``"random-S"`` are IAM-D and IAM-S with a random
+            direction.
+        seed: of weights, order, augmentation and noise.
+        loop: which of the loops of :mod:`flatlab.loops`.
+        tier: ``"smoke"`` takes two steps on noise of the data's kind: does it run?
+        validate: train on nine tenths of the training data and look at the last one, as a search
+            does; else train on all and look at the test data.
+        epochs: how long.
+        steps_per_epoch: length of an epoch; by default the training data once.
+        look: epochs between two evaluations.
+        batch_size: labelled images per step, over all processes.
+        labels: how many training labels are known, as many of each class.
+        unlabelled_batch_size: further images per step.
+        augment: whether images are augmented.
+        lr: learning rate.
+        schedule: its course: ×0.2 after 3, 6 and 8 tenths; cosine; FixMatch's; or none.
+        warmup: epochs of a linear start of the cosine.
+        base: what steps: SGD with momentum, or AdamW.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        label_smoothing: of the supervised cross-entropy, from 0 up to 1.
+        rho: radius ρ, of all methods but SGD.
+        beta: weight β of IAM-D.
+        climb: K of Algorithm 1.
+        sigma: size σ of its noise.
+        halve_rho: epoch after which ρ is half.
+        threshold: FixMatch's, from 0 to 1.
+        unlabelled_weight: FixMatch's λ_u.
+        ema: decay of the average of weights that is evaluated, below 1.
+        temperature: SimCLR's τ.
+        curvature: measure Tr H and λ_max(H) at the end.
+        bf16: bfloat16 autocast, on a GPU.
+        compiled: ``torch.compile``, on a GPU.
+    """
+
+    data: DataName
+    model: str
+    method: MethodName
+    seed: int
+    loop: Loop = "supervised"
+    tier: Literal["paper", "smoke"] = "paper"
+    validate: bool = False
+    epochs: int = 200
+    steps_per_epoch: int = 0
+    look: int = 1
+    batch_size: int = 128
+    labels: int = 0
+    unlabelled_batch_size: int = 0
+    augment: bool = True
+    lr: float = 0.1
+    schedule: ScheduleName = "drops"
+    warmup: int = 0
+    base: Literal["SGD", "AdamW"] = "SGD"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    rho: float = 0.0
+    beta: float = 1.0
+    climb: int = 1
+    sigma: float = 1.0
+    halve_rho: int = 0
+    threshold: float = 0.95
+    unlabelled_weight: float = 1.0
+    ema: float = 0.0
+    temperature: float = 0.5
+    curvature: bool = False
+    bf16: bool = True
+    compiled: bool = True
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings from plain values, checked.
+
+        Raises:
+            ValueError: a name that is unknown or missing, or a value of the wrong kind.
+
+        Example:
+            >>> Settings.of({"data": "svhn", "model": "cnn6", "method": "SGD", "seed": 0}).epochs
+            200
+        """
+        hints = typing.get_type_hints(cls)
+        for name in values:
+            require(name in hints, f"{name!r} is no setting; the settings are {[*hints]}")
+        required = {f.name for f in fields(cls) if f.default is f.default_factory}
+        missing = sorted(required - values.keys())
+        require(not missing, f"settings must name {missing}")
+        settings = cls(**{name: _of_kind(name, v, hints[name]) for name, v in values.items()})
+        positive = ("epochs", "look", "batch_size", "climb", "lr", "sigma", "temperature")
+        for name, value in asdict(settings).items():
+            if isinstance(value, int | float):
+                require(math.isfinite(value), f"{name} must be finite, got {value}")
+                require(value >= 0, f"{name} must not be negative, got {value}")
+                require(value > 0 or name not in positive, f"{name} must be positive, got {value}")
+        for name in ("label_smoothing", "threshold"):
+            value = getattr(settings, name)
+            require(value <= 1, f"{name} must be at most 1, got {value}")
+        require(settings.ema < 1, f"ema must be below 1, got {settings.ema}")
+        climbs = settings.method != "SGD"
+        require(settings.rho > 0 or not climbs, f"rho must be positive for {settings.method}")
+        require(settings.rho == 0 or climbs, f"rho must be left out for SGD, got {settings.rho}")
+        require(
+            settings.loop != "fixmatch" or settings.unlabelled_batch_size > 0,
+            "unlabelled_batch_size must be positive for fixmatch",
+        )
+        return settings
+
+
+def load_recipe(recipe: str | Path, /, **changes: Any) -> dict[str, Settings]:
+    """The runs of a recipe, by name.
+
+    Args:
+        recipe: the name of a recipe that ships with the package, or the path of a file.
+        **changes: settings that replace the recipe's, in all runs.
+
+    Returns:
+        Settings by name. A name is fit for a file; it holds the method, the values of the lists,
+        the changes, and the seed.
+
+    Raises:
+        FileNotFoundError: no such recipe; the message lists those that ship.
+        ValueError: a file that is no recipe, or two runs of one name.
+
+    Example:
+        >>> [*load_recipe("heatmap")][0]
+        'IAM-D-cifar-10-beta0.1-rho0.01-seed0'
+        >>> [*load_recipe("demo", epochs=1)][0]
+        'SGD-epochs1-seed0'
+    """
+    path = Path(recipe) if str(recipe).endswith(".toml") else RECIPES / f"{recipe}.toml"
+    if not path.exists():
+        raise FileNotFoundError(f"no recipe {recipe}; there are {recipes()}, or give a .toml file")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not a TOML file: {error}") from error
+    groups = content.pop("runs", [])
+    require(bool(groups), f"{path} must hold at least one [[runs]]")
+    runs: dict[str, Settings] = {}
+    for group in groups:
+        axes = [name for name, value in group.items() if isinstance(value, list)]
+        for values in product(*(group[axis] for axis in axes)):
+            row = content | group | dict(zip(axes, values, strict=True)) | changes
+            settings = Settings.of(row)
+            name = _name(settings, [*axes, *changes])
+            require(name not in runs, f"{path} has two runs of the name {name}")
+            runs[name] = settings
+    return runs
+
+
+def recipes() -> list[str]:
+    """The names of the recipes that ship with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def parse(assignment: str) -> tuple[str, Any]:
+    """``"lr=0.1"`` as ``("lr", 0.1)``.
+
+    Example:
+        >>> parse("rho=0.1"), parse("method=IAM-D"), parse("validate=true")
+        (('rho', 0.1), ('method', 'IAM-D'), ('validate', True))
+    """
+    name, equals, text = assignment.partition("=")
+    require(bool(name and equals and text), f"expected name=value, got {assignment!r}")
+    try:
+        return name, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, text
+
+
+def smoke(settings: Settings) -> Settings:
+    """The same run at its smallest: two steps, a few images."""
+    return replace(
+        settings,
+        tier="smoke",
+        epochs=2,
+        steps_per_epoch=1,
+        look=1,
+        warmup=0,
+        batch_size=4,
+        unlabelled_batch_size=min(settings.unlabelled_batch_size, 4),
+    )
+
+
+def _name(settings: Settings, told: Iterable[str]) -> str:
+    """The method, what is told, and the seed."""
+    values = asdict(settings)
+    own = [
+        values[name] if isinstance(values[name], str) else f"{name}{values[name]:g}"
+        for name in dict.fromkeys(told)
+        if name not in ("method", "seed")
+    ]
+    return "-".join([settings.method, *own, f"seed{settings.seed}"])
+
+
+def _of_kind(name: str, value: Any, hint: Any) -> Any:
+    """The value if it is of the kind that a field wants."""
+    if allowed := typing.get_args(hint):
+        require(value in allowed, f"{name} must be one of {allowed}, got {value!r}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    good = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    require(good, f"{name} must be of type {hint.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,80 @@
+"""Whole or not at all: what happens to files when writing or reading goes wrong."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from flatlab.checkpoint import load_checkpoint, save_checkpoint, write_whole
+
+SETTINGS = {"lr": 0.1, "method": "SGD"}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, SETTINGS, {"weights": torch.arange(3.0), "step": 7})
+    return path
+
+
+def test_what_was_saved_comes_back(saved):
+    state = load_checkpoint(saved, SETTINGS)
+    assert torch.equal(state["weights"], torch.arange(3.0))
+    assert state["step"] == 7
+    assert [*saved.parent.iterdir()] == [saved]
+
+
+@pytest.mark.parametrize("where", [0, 100, -40, -1])
+def test_one_changed_bit_is_found(saved, where):
+    content = bytearray(saved.read_bytes())
+    content[where] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged or no checkpoint"):
+        load_checkpoint(saved, SETTINGS)
+    assert saved.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"x" * 1000])
+def test_a_foreign_file_is_refused(tmp_path, content):
+    path = tmp_path / "run.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"run.pt is damaged or no checkpoint of flatmin"):
+        load_checkpoint(path, SETTINGS)
+
+
+def test_half_a_file_is_found(saved):
+    saved.write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is damaged"):
+        load_checkpoint(saved, SETTINGS)
+
+
+def test_other_settings_are_named(saved):
+    before = saved.read_bytes()
+    with pytest.raises(ValueError, match=r"lr was 0.1, is 0.2; rho was None, is 0.5"):
+        load_checkpoint(saved, SETTINGS | {"lr": 0.2, "rho": 0.5})
+    assert saved.read_bytes() == before
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/harmed",)
+
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, SETTINGS, {"evil": Evil()})
+    with pytest.raises(Exception, match="weights_only"):
+        load_checkpoint(path, SETTINGS)
+    assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+def test_a_full_disk_leaves_the_old_file(saved, monkeypatch):
+    before = saved.read_bytes()
+    part = saved.with_name(".run.pt.part")
+    part.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_whole(saved, b"x" * 100_000)
+    assert caught.value.errno == errno.ENOSPC
+    assert saved.read_bytes() == before
+    assert not part.is_symlink()

@@ -1,0 +1,96 @@
+"""What a run reads, looks at and measures."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from flatlab.experiment import Experiment, errors
+from flatlab.sets import KINDS, Place
+from flatlab.settings import Settings
+from flatmin.curvature import top_hessian_eigenpairs
+
+SMALL = Settings.of(
+    {"data": "cifar-10", "model": "cnn-bn", "method": "IAM-D", "rho": 0.1, "seed": 3}
+    | {"tier": "smoke", "epochs": 3, "steps_per_epoch": 2, "batch_size": 4}
+)
+
+
+# Resuming
+
+
+# What is recorded
+
+
+def test_curvature_is_that_of_the_training_loss(tmp_path):
+    experiment = Experiment(replace(SMALL, curvature=True), Place())
+    images, labels = (torch.cat(part) for part in zip(*experiment.seen, strict=True))
+    found = experiment.measure()["lambda_max(H)"]
+    model = experiment.run.model
+    expected = top_hessian_eigenpairs(model, cross_entropy, images, labels, tol=1e-4)
+    assert found == pytest.approx(float(expected.eigenvalues[0]), rel=0.02)
+
+
+def test_errors_by_hand():
+    logits = torch.eye(7)[[0, 1, 2]] + torch.arange(7) / 100
+    model = nn.Identity()
+    batches = [(logits[:2], torch.tensor([0, 0])), (logits[2:], torch.tensor([6]))]
+    # Wrong at first: the second and the third; 0 is the smallest of the rest, 6 the largest.
+    assert errors(model, batches) == pytest.approx((2 / 3, 1 / 3))
+
+
+def test_the_radius_is_halved_in_its_epoch():
+    experiment = Experiment(replace(SMALL, halve_rho=2), Place())
+    radii = [
+        (record["step"], experiment.run.optimizer.param_groups[0]["rho"])
+        for record in experiment.train()
+    ]
+    assert radii == [(2, 0.1), (4, 0.05), (6, 0.05)]
+
+
+def test_looks_come_when_they_are_due():
+    experiment = Experiment(replace(SMALL, look=2, epochs=5), Place())
+    looked = [record["step"] for record in experiment.train() if "S" in record]
+    assert looked == [4, 8, 10]
+
+
+# What is refused
+
+
+def test_batches_must_divide(tmp_path):
+    with pytest.raises(ValueError, match=r"must divide by 3 processes, got \(4, 0\)"):
+        Experiment(SMALL, Place(part=(0, 3)))
+
+
+def test_settings_that_do_not_fit_the_data_or_the_place_are_refused():
+    with pytest.raises(ValueError, match="labels must be a multiple of the 10 classes, got 25"):
+        Experiment(replace(SMALL, labels=25), Place())
+    with pytest.raises(ValueError, match="download must be left to one process, got 2"):
+        Experiment(SMALL, Place(download=True, part=(0, 2)))
+
+
+def test_missing_data_are_told_in_one_line(tmp_path):
+    for data in ("cifar-10", "cifar-100", "svhn", "imagenet"):
+        settings = replace(SMALL, data=data, tier="paper")
+        with pytest.raises(FileNotFoundError, match=f"{tmp_path}") as caught:
+            Experiment(settings, Place(data=tmp_path))
+        assert "\n" not in str(caught.value)
+
+
+# The data
+
+
+def test_the_part_that_ships_is_as_large_as_said_and_few_labels_are_balanced():
+    given = {"data": "fashion-mnist-part", "tier": "paper", "model": "cnn-bn"}
+    settings = replace(SMALL, **given, steps_per_epoch=0, labels=20, unlabelled_batch_size=4)
+    experiment = Experiment(settings, Place())
+    images, labels = experiment.labelled.tensors
+    assert experiment.pool.tensors[0].shape == (KINDS["fashion-mnist-part"].count, 1, 28, 28)
+    assert images.shape == (20, 1, 28, 28)
+    assert labels.bincount().tolist() == [2] * 10
+    assert experiment.epoch == 6000 // 4
+
+
+# The recipes

@@ -8,13 +8,13 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from flatlab.models import ResNet, VisionTransformer, WideResNet, cnn6, cnn_bn, mlp
+from flatlab.models import ResNet, VisionTransformer, WideResNet, cnn3, cnn6, cnn_bn, mlp
 from flatlab.sets import Place, kind_of
 from flatlab.settings import Settings
 from flatlab.streams import stream
 from flatmin.optim import IAMD, IAMS, SAM
 
-MODELS = "cnn-bn, cnn6, vit, resnet-18, resnet-50 or wrn-<depth>-<widen>"
+MODELS = "cnn-bn, cnn3, cnn6, vit, resnet-18, resnet-50 or wrn-<depth>-<widen>"
 
 
 def build_model(settings: Settings) -> nn.Module:
@@ -37,8 +37,8 @@ def build_model(settings: Settings) -> nn.Module:
     elif name in ("resnet-18", "resnet-50"):
         stem = "imagenet" if kind.size > 64 else "cifar"
         model = ResNet(int(name[-2:]), stem=stem, **rest)
-    elif name == "cnn-bn":
-        model = cnn_bn(**rest)
+    elif name in ("cnn-bn", "cnn3"):
+        model = (cnn_bn if name == "cnn-bn" else cnn3)(**rest)
     elif name in ("cnn6", "vit"):
         model = (cnn6 if name == "cnn6" else VisionTransformer)(image_size=kind.size, **rest)
     else:
@@ -68,8 +68,8 @@ def build_optimizer(
     if method in ("SAM", "ASAM"):
         return SAM(model.parameters(), base, adaptive=method == "ASAM", **rest)
     rest["generator"] = stream(settings.seed, "noise", device=place.device)
-    if method.startswith("random"):
-        rest["direction"] = "random"
+    if method.startswith(("random", "score")):
+        rest["direction"] = method.split("-")[0]
     else:
         rest |= {"sigma": settings.sigma, "steps": settings.climb}
     if method.endswith("D"):

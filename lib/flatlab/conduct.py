@@ -43,7 +43,8 @@ def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
 
     Yields:
         What the loop yields, ``{"step": …, "loss": …}``, with "steps" to be taken in all,
-        "images_per_second" and, at a look, "error", "error_top5" and "S".
+        "images_per_second" and, at a look, "error", "error_top5", "S" and,
+        with label noise, "memorised": the fraction of wrong labels that the network gives.
 
     Raises:
         ValueError: settings that do not fit together; a record or checkpoint that is damaged, has

@@ -111,11 +111,13 @@ def looks(settings: Settings) -> tuple[int, int]:
     """Images in forward and in backward passes of all evaluations of a run."""
     count, held_out = _counts(settings)
     times = -(-settings.epochs // settings.look)
+    known = settings.labels or count
     if settings.loop == "simclr":  # the probe's features
-        return times * (count + held_out), 0
+        return times * (known + held_out), 0
     # The error; S by three steps, of which each divergence takes two passes; in the end, the fit.
     measured = min(LOOK_AT, held_out)
-    return times * (held_out + 8 * measured) + count, times * 3 * measured
+    wrong = round(settings.label_noise * known)
+    return times * (held_out + 8 * measured + wrong) + known, times * 3 * measured
 
 
 def _counts(settings: Settings) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from flatlab.models import ResNet, VisionTransformer, WideResNet, cnn6, cnn_bn, mlp
+from flatlab.models import ResNet, VisionTransformer, WideResNet, cnn3, cnn6, cnn_bn, mlp
 
 
 def count(model):
@@ -178,6 +178,19 @@ def test_vision_transformer_is_torchvision_s(training):
         torch.testing.assert_close(model(x), reference.train(training)(x))
 
 
+def test_cnn3_halves_the_image_three_times():
+    model = cnn3(3, 7, generator=seeded())
+    convolutions = [m for m in model if isinstance(m, nn.Conv2d)]
+    shapes = [(m.in_channels, m.out_channels, m.stride, m.kernel_size) for m in convolutions]
+    assert shapes == [(a, b, (2, 2), (3, 3)) for a, b in ((3, 16), (16, 32), (32, 64))]
+    assert [type(m) for m in model[:9]] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 3
+    x = torch.randn(4, 3, 28, 28, generator=seeded())
+    features = model[:9](x)
+    assert features.shape == (4, 64, 4, 4)
+    expected = features.mean((2, 3)) @ model[-1].weight.T + model[-1].bias
+    torch.testing.assert_close(model(x), expected)
+
+
 def test_cnn_bn():
     model = cnn_bn(1, 10)
     assert count(model) == 72 + 16 + 1152 + 32 + 2304 + 32 + 170
@@ -206,11 +219,12 @@ def test_bad_sizes(build, message):
         lambda g: mlp([4, 8, 3], generator=g),
         lambda g: cnn6(1, 3, image_size=8, generator=g),
         lambda g: cnn_bn(generator=g),
+        lambda g: cnn3(generator=g),
         lambda g: WideResNet(10, 1, generator=g),
         lambda g: ResNet(18, generator=g),
         lambda g: VisionTransformer(8, 4, 12, 1, generator=g),
     ],
-    ids=["mlp", "cnn6", "cnn_bn", "WideResNet", "ResNet", "VisionTransformer"],
+    ids=["mlp", "cnn6", "cnn_bn", "cnn3", "WideResNet", "ResNet", "VisionTransformer"],
 )
 def test_generator_decides_and_global_state_stays(build):
     before = torch.get_rng_state()

@@ -19,6 +19,7 @@ VARIANTS = [
     replace(SMALL, method="IAM-D", rho=0.1),
     replace(SMALL, method="random-D", rho=0.1),
     replace(SMALL, method="random-S", rho=0.1),
+    replace(SMALL, method="score-S", rho=0.1),
     replace(SMALL, loop="fixmatch", unlabelled_batch_size=8),
     replace(SMALL, loop="fixmatch", unlabelled_batch_size=8, method="SAM", rho=0.1),
     replace(SMALL, loop="fixmatch", unlabelled_batch_size=8, method="IAM-D", rho=0.1),
@@ -50,7 +51,13 @@ def test_passes_and_images_are_those_of_the_loop(settings):
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"validate": True}, {"loop": "simclr", "model": "wrn-10-1"}]
+    "change",
+    [
+        {},
+        {"validate": True},
+        {"loop": "simclr", "model": "wrn-10-1"},
+        {"labels": 300, "label_noise": 0.4},
+    ],
 )
 def test_evaluations_see_as_many_images_as_said(change):
     part = replace(SMALL, data="fashion-mnist-part", tier="paper", epochs=3, steps_per_epoch=1)

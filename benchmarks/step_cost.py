@@ -36,8 +36,8 @@ from torch.optim import SGD
 from flatlab.models import WideResNet
 from flatlab.record import provenance
 from flatlab.sets import Place
-from flatmin.inconsistency import InconsistencyPenalty
 from flatmin.optim import IAMD, IAMS, SAM
+from flatmin.penalty import InconsistencyPenalty
 
 ROOT = Path(__file__).parents[1]
 GLIBC = platform.libc_ver()[0] == "glibc"

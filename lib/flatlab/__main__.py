@@ -25,7 +25,7 @@ from flatlab.conduct import conduct
 from flatlab.plan import plan
 from flatlab.sets import Place
 from flatlab.settings import Settings, load_recipe, parse, recipes, smoke
-from flatmin._climb import require
+from flatmin._check import require
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from flatlab.models import ResNet, VisionTransformer, WideResNet, cnn3, cnn6, cnn_bn, mlp
+from flatlab.models import WideResNet, cnn3, cnn6, cnn_bn, mlp, resnet, vit
 from flatlab.sets import Place, kind_of
 from flatlab.settings import Settings
 from flatlab.streams import stream
@@ -21,7 +21,7 @@ def build_model(settings: Settings) -> nn.Module:
     """The network of a run, with a projector behind it for SimCLR.
 
     Raises:
-        ValueError: an unknown name, or SimCLR with a network that has no ``head``.
+        ValueError: an unknown name, or SimCLR with a network that is not residual.
 
     Example:
         >>> given = {"data": "svhn", "model": "wrn-16-2", "method": "SGD", "seed": 0}
@@ -36,19 +36,19 @@ def build_model(settings: Settings) -> nn.Module:
         model = WideResNet(int(wide[1]), int(wide[2]), **rest)
     elif name in ("resnet-18", "resnet-50"):
         stem = "imagenet" if kind.size > 64 else "cifar"
-        model = ResNet(int(name[-2:]), stem=stem, **rest)
+        model = resnet(int(name[-2:]), stem=stem, **rest)
     elif name in ("cnn-bn", "cnn3"):
         model = (cnn_bn if name == "cnn-bn" else cnn3)(**rest)
     elif name in ("cnn6", "vit"):
-        model = (cnn6 if name == "cnn6" else VisionTransformer)(image_size=kind.size, **rest)
+        model = (cnn6 if name == "cnn6" else vit)(image_size=kind.size, **rest)
     else:
         raise ValueError(f"model must be {MODELS}, got {name!r}")
     if settings.loop != "simclr":
         return model
-    head = getattr(model, "head", None)
-    if not isinstance(head, nn.Linear):
-        raise ValueError(f"model must end in a head for simclr, got {name!r}")
-    width, model.head = head.in_features, nn.Identity()
+    last = getattr(model, "fc", None)
+    if not isinstance(last, nn.Linear):
+        raise ValueError(f"model must be residual for simclr, got {name!r}")
+    width, model.fc = last.in_features, nn.Identity()
     projector = mlp([width, width, 128], generator=stream(settings.seed, "projector"))
     return nn.Sequential(model, projector)
 

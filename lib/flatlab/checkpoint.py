@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from flatmin._climb import require
+from flatmin._check import require
 
 _DIGEST = hashlib.sha256().digest_size
 

@@ -25,7 +25,7 @@ from flatlab.record import columns, compact, peak_megabytes, provenance, read_re
 from flatlab.run import Record
 from flatlab.sets import Place
 from flatlab.settings import Settings
-from flatmin._climb import require
+from flatmin._check import require
 
 
 def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:

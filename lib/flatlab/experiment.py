@@ -24,7 +24,7 @@ from flatlab.schedules import constant, cosine, drops, seven_sixteenths
 from flatlab.sets import AT_ONCE, Pair, Place, Stack, kind_of, read, stack
 from flatlab.settings import Settings
 from flatlab.streams import stream
-from flatmin._climb import require
+from flatmin._check import require
 from flatmin.curvature import hessian_trace, top_hessian_eigenpairs
 from flatmin.inconsistency import local_inconsistency
 

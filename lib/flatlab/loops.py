@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, normalize
 from flatlab.models import mlp
 from flatlab.run import Batches, BatchSource, Evaluate, Record, Run, descend
 from flatlab.streams import stream
-from flatmin._climb import require
+from flatmin._check import require
 from flatmin.optim import SAM
 
 Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]

@@ -1,8 +1,9 @@
 """The networks of the experiments: multilayer perceptron, small CNNs, ResNets, Vision Transformer.
 
 All return logits (n, classes) without a softmax. Initial values come from ``generator``; without
-one from torch's global generator, as in any torch module. The larger ones end in a linear layer
-``head``: with ``model.head = nn.Identity()`` they return features.
+one from torch's global generator, as in any torch module. Residual networks end in a linear layer
+``fc``: with ``model.fc = nn.Identity()`` they return features. torchvision is imported only where
+a network of its is built.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-__all__ = ["ResNet", "VisionTransformer", "WideResNet", "cnn3", "cnn6", "cnn_bn", "mlp"]
+__all__ = ["WideResNet", "cnn3", "cnn6", "cnn_bn", "mlp", "resnet", "vit"]
 
 
 @contextmanager
@@ -219,11 +221,11 @@ class WideResNet(nn.Module):
                     layers.append(_Block(channels, width, stride))
                     channels = width
             self.features = nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.ReLU())
-            self.head = nn.Linear(channels, num_classes)
+            self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, num_classes) of images (n, in_channels, height, width)."""
-        logits: Tensor = self.head(self.features(images).mean((2, 3)))
+        logits: Tensor = self.fc(self.features(images).mean((2, 3)))
         return logits
 
 
@@ -247,8 +249,15 @@ class _Block(nn.Module):
         return out
 
 
-class ResNet(nn.Module):
-    """ResNet-18 or ResNet-50 (He et al. 2016), strides in the 3×3 convolutions as in torchvision.
+def resnet(
+    depth: int,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    *,
+    stem: str = "cifar",
+    generator: Generator | None = None,
+) -> nn.Module:
+    """ResNet-18 or ResNet-50 (He et al. 2016) of torchvision, perhaps with another first layer.
 
     11,173,962 parameters for ResNet-18 with the stem of CIFAR and ten classes; 25,557,032 for
     ResNet-50 with that of ImageNet and a thousand.
@@ -260,89 +269,50 @@ class ResNet(nn.Module):
         stem: ``"cifar"``, a 3×3 convolution, or ``"imagenet"``, a 7×7 one and max-pooling.
         generator: Source of the initial values.
 
+    Returns:
+        A network from (n, in_channels, height, width) to (n, num_classes).
+
     Raises:
         ValueError: ``depth`` or ``stem`` is unknown.
+        ImportError: torchvision is missing.
 
     Examples:
-        >>> net = ResNet(18)
+        >>> net = resnet(18)
         >>> sum(p.numel() for p in net.parameters())
         11173962
-        >>> net.head = nn.Identity()
+        >>> net.fc = nn.Identity()
         >>> net(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 512])
     """
-
-    def __init__(
-        self,
-        depth: int,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        *,
-        stem: str = "cifar",
-        generator: Generator | None = None,
-    ) -> None:
-        super().__init__()
-        if depth not in (18, 50):
-            raise ValueError(f"depth must be 18 or 50, not {depth}")
-        if stem not in ("cifar", "imagenet"):
-            raise ValueError(f"stem must be 'cifar' or 'imagenet', not {stem!r}")
-        blocks, expansion = ((2, 2, 2, 2), 1) if depth == 18 else ((3, 4, 6, 3), 4)
-        channels = 64
-        layers: list[nn.Module] = []
-        with _drawing_from(generator):
-            size, stride = (3, 1) if stem == "cifar" else (7, 2)
-            layers += [_convolution(in_channels, channels, size, stride)]
-            layers += [nn.BatchNorm2d(channels), nn.ReLU()]
-            if stem == "imagenet":
-                layers.append(nn.MaxPool2d(3, stride=2, padding=1))
-            for stage, count in enumerate(blocks):
-                for block in range(count):
-                    width, stride = 64 * 2**stage, 2 if stage > 0 and block == 0 else 1
-                    layers.append(_PostBlock(channels, width, stride, expansion))
-                    channels = width * expansion
-            self.features = nn.Sequential(*layers)
-            self.head = nn.Linear(channels, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images (n, in_channels, height, width)."""
-        logits: Tensor = self.head(self.features(images).mean((2, 3)))
-        return logits
+    if depth not in (18, 50):
+        raise ValueError(f"depth must be 18 or 50, not {depth}")
+    if stem not in ("cifar", "imagenet"):
+        raise ValueError(f"stem must be 'cifar' or 'imagenet', not {stem!r}")
+    networks = _torchvision()
+    with _drawing_from(generator):
+        model: nn.Module = getattr(networks, f"resnet{depth}")(num_classes=num_classes)
+        model.conv1 = _convolution(in_channels, 64, *((3, 1) if stem == "cifar" else (7, 2)))
+    if stem == "cifar":
+        model.maxpool = nn.Identity()
+    return model
 
 
-class _PostBlock(nn.Module):
-    """Residual block that activates after the sum: basic, or a bottleneck if it expands."""
-
-    def __init__(self, channels: int, width: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        out = width * expansion
-        convolutions = (
-            [_convolution(channels, width, 3, stride), _convolution(width, out)]
-            if expansion == 1
-            else [
-                _convolution(channels, width, 1),
-                _convolution(width, width, 3, stride),
-                _convolution(width, out, 1),
-            ]
-        )
-        layers: list[nn.Module] = []
-        for conv in convolutions:
-            layers += [conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU()]
-        self.residual = nn.Sequential(*layers[:-1])
-        self.shortcut = nn.Sequential()
-        if channels != out or stride != 1:
-            self.shortcut.append(_convolution(channels, out, 1, stride))
-            self.shortcut.append(nn.BatchNorm2d(out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = (self.residual(x) + self.shortcut(x)).relu()
-        return out
-
-
-class VisionTransformer(nn.Module):
-    """Vision Transformer (Dosovitskiy et al. 2021) with a class token, without dropout.
+def vit(
+    image_size: int = 32,
+    patch_size: int = 4,
+    width: int = 192,
+    depth: int = 12,
+    heads: int = 3,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    *,
+    generator: Generator | None = None,
+) -> nn.Module:
+    """The Vision Transformer (Dosovitskiy et al. 2021) of torchvision, for any number of channels.
 
     By default the "tiny" width of Touvron et al. 2021 for images of CIFAR; with ``image_size=224,
     patch_size=16, width=384, heads=6, num_classes=1000`` their DeiT-S of 22,050,664 parameters.
+    The last layer starts at zero.
 
     Args:
         image_size: Height and width of the images, a multiple of ``patch_size``.
@@ -354,56 +324,38 @@ class VisionTransformer(nn.Module):
         in_channels: Channels of the images.
         generator: Source of the initial values.
 
+    Returns:
+        A network from (n, in_channels, image_size, image_size) to (n, num_classes).
+
     Raises:
         ValueError: patches do not tile the image, or heads do not divide the width.
+        ImportError: torchvision is missing.
 
     Examples:
-        >>> net = VisionTransformer(8, 4, width=12, depth=2, heads=3)
+        >>> net = vit(8, 4, width=12, depth=2, heads=3)
         >>> net(torch.zeros(5, 3, 8, 8)).shape
         torch.Size([5, 10])
     """
+    if image_size % patch_size:
+        raise ValueError(f"image_size must be a multiple of {patch_size}, not {image_size}")
+    if width % heads:
+        raise ValueError(f"width must be a multiple of the {heads} heads, not {width}")
+    networks = _torchvision()
+    with _drawing_from(generator):
+        model: nn.Module = networks.VisionTransformer(
+            image_size, patch_size, depth, heads, width, 4 * width, num_classes=num_classes
+        )
+        if in_channels != 3:
+            model.conv_proj = nn.Conv2d(in_channels, width, patch_size, patch_size)
+    return model
 
-    def __init__(
-        self,
-        image_size: int = 32,
-        patch_size: int = 4,
-        width: int = 192,
-        depth: int = 12,
-        heads: int = 3,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        *,
-        generator: Generator | None = None,
-    ) -> None:
-        super().__init__()
-        if image_size % patch_size:
-            raise ValueError(f"image_size must be a multiple of {patch_size}, not {image_size}")
-        if width % heads:
-            raise ValueError(f"width must be a multiple of the {heads} heads, not {width}")
-        tokens = 1 + (image_size // patch_size) ** 2
-        with _drawing_from(generator):
-            self.patches = nn.Conv2d(in_channels, width, patch_size, patch_size)
-            self.token = nn.Parameter(torch.zeros(1, 1, width).normal_(std=0.02))
-            self.position = nn.Parameter(torch.zeros(1, tokens, width).normal_(std=0.02))
-            self.blocks = nn.Sequential(
-                *(
-                    nn.TransformerEncoderLayer(
-                        *(width, heads, 4 * width, 0.0, "gelu", 1e-6),
-                        batch_first=True,
-                        norm_first=True,
-                    )
-                    for _ in range(depth)
-                )
-            )
-            self.norm = nn.LayerNorm(width, eps=1e-6)
-            self.head = nn.Linear(width, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images (n, in_channels, image_size, image_size)."""
-        tokens = self.patches(images).flatten(2).mT
-        tokens = torch.cat([self.token.expand(len(images), -1, -1), tokens], 1)
-        logits: Tensor = self.head(self.norm(self.blocks(tokens + self.position))[:, 0])
-        return logits
+def _torchvision() -> Any:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise ImportError("this network needs torchvision: pip install torchvision") from error
+    return models
 
 
 def _convolution(channels: int, width: int, size: int = 3, stride: int = 1) -> nn.Conv2d:

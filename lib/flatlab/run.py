@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from flatlab.schedules import Schedule, constant
 from flatlab.streams import shuffled, stream
-from flatmin._climb import require
+from flatmin._check import require
 from flatmin.optim import Climber
 
 Closure: TypeAlias = Callable[[], tuple[Tensor, Tensor]]

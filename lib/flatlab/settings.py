@@ -31,7 +31,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from flatmin._climb import require
+from flatmin._check import require
 
 if sys.version_info >= (3, 11):
     import tomllib

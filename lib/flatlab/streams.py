@@ -8,7 +8,7 @@ from hashlib import sha256
 import torch
 from torch import Generator, Tensor
 
-from flatmin._climb import require
+from flatmin._check import require
 
 
 def stream(*key: int | str, device: torch.device | str = "cpu") -> Generator:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.autograd.function import once_differentiable
 
 from flatmin._check import require
 
@@ -25,14 +27,32 @@ def noise(params: Sequence[Tensor], sigma: float, generator: Generator) -> list[
     return [d.view_as(p) for d, p in zip(pieces, params, strict=True)]
 
 
+def sharded_noise(params: Sequence[Tensor], sigma: float, generator: Generator) -> list[Tensor]:
+    """The same for DTensors: each drawn whole, one after the other, of which a rank keeps its part.
+
+    All ranks draw the same, so their generators have to be in the same state.
+    """
+    from torch.distributed.tensor import distribute_tensor  # only where it can be
+
+    scale = sigma / math.sqrt(sum(p.numel() for p in params))
+    pieces = []
+    for p in params:
+        draw = torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype) * scale
+        pieces.append(distribute_tensor(draw, p.device_mesh, p.placements, src_data_rank=None))
+    return pieces
+
+
 def pullback(outputs: Tensor, weights: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
     """Jᵀ times the cotangent, as new tensors, at least in float32; never touches ``.grad``.
 
     The backward pass runs on a cotangent scaled to 1, so that half precision does not underflow.
     """
     require(outputs.requires_grad, "the outputs do not depend on any trainable parameter")
-    scale = cotangent.abs().amax().clamp_min(torch.finfo(cotangent.dtype).tiny)
+    # vector_norm, as abs() would make a tensor of the outputs' size; so would keeping cotangent.
+    scale = torch.linalg.vector_norm(cotangent, torch.inf)
+    scale = scale.clamp_min(torch.finfo(cotangent.dtype).tiny)
     seed = (cotangent / scale).to(outputs.dtype)
+    del cotangent
     gradient = torch.autograd.grad(
         outputs, weights, seed, allow_unused=True, materialize_grads=True
     )
@@ -44,21 +64,44 @@ def pullback(outputs: Tensor, weights: Sequence[Tensor], cotangent: Tensor) -> l
 def unit(tensors: list[Tensor]) -> list[Tensor]:
     """Scale the tensors in place to joint norm 1; to 0 if their norm is 0 or not finite."""
     norm = clear_unless_finite(tensors)
-    torch._foreach_div_(tensors, torch.where(norm > 0, norm, 1.0))
+    torch._foreach_div_(here(tensors), torch.where(norm > 0, norm, 1.0))
     return tensors
 
 
 def clear_unless_finite(tensors: list[Tensor]) -> Tensor:
-    """Fill the tensors with 0 if one entry is not finite; return their joint norm, then 0 too."""
+    """Fill the tensors with 0 if one entry is not finite; return the joint norm they had."""
     if not tensors:
         return torch.zeros(())
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     broken = ~norm.isfinite()
-    for tensor in tensors:
+    for tensor in here(tensors):
         tensor.masked_fill_(broken, 0)
-    return norm.masked_fill(broken, 0)
+    return norm
+
+
+def here(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What this process holds of each, sharing memory: the tensor, or the shard of a DTensor."""
+    with torch.no_grad():
+        return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
 
 
 def new_generator(params: Sequence[Tensor]) -> Generator:
     """A generator on the parameters' device, seeded with 0."""
     return Generator(params[0].device).manual_seed(0)
+
+
+class KnownGradient(torch.autograd.Function):
+    """Adds a gradient that has been computed already to that of a value."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, gradient: Sequence[Tensor | None], *params: Tensor
+    ) -> Tensor:
+        ctx.gradient = gradient
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad, None, *(None if g is None else g * grad.to(g.dtype) for g in ctx.gradient)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Generator, Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
-from torch.utils.checkpoint import checkpoint
 
 from flatmin._check import require
 
@@ -57,12 +57,8 @@ class Divergence(ABC):
         pairs = [*zip(self._pieces(f), self._pieces(moved), strict=True)]
         if len(pairs) == 1:
             return self._sum(*pairs[0])
-        # What the widened rows leave behind is computed again on the way back, not kept.
-        sums = [
-            checkpoint(self._sum, *pair, use_reentrant=False, preserve_rng_state=False)
-            for pair in pairs
-        ]
-        return torch.stack(sums).sum()
+        total: Tensor = _Total.apply(f, moved, self)
+        return total
 
     def slope(self, f: Tensor, moved: Tensor) -> Tensor:
         """∂ total / ∂f′, shaped as f′, at least in float32."""
@@ -71,6 +67,12 @@ class Divergence(ABC):
     def curvature(self, f: Tensor, u: Tensor) -> Tensor:
         """(∂² total / ∂f′²) u at f′ = f, shaped as f, at least in float32."""
         return self._by_rows(self._curvature, f, u)
+
+    def quadratic(self, f: Tensor, u: Tensor) -> Tensor:
+        """Σ_i uᵢᵀ (∂²D/∂f′²) uᵢ at f′ = f, a scalar."""
+        pairs = zip(self._pieces(f), self._pieces(u), strict=True)
+        forms = [(_wide(v) * self._curvature(_wide(rows), _wide(v))).sum() for rows, v in pairs]
+        return torch.stack(forms).sum()
 
     def score(self, f: Tensor, generator: Generator) -> Tensor:
         """∂ log p(y | f) / ∂f for y drawn from f, shaped as f; its covariance is that curvature."""
@@ -100,6 +102,35 @@ class Divergence(ABC):
             for target, *wide in zip(self._pieces(result), *pieces, strict=True):
                 target.copy_(formula(*map(_wide, wide)))
         return result
+
+
+class _Total(torch.autograd.Function):
+    """Σ_i D(f_i ‖ f′_i) some rows at a time, forwards as well as backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Tensor, moved: Tensor, divergence: Divergence) -> Tensor:
+        ctx.save_for_backward(f, moved)
+        ctx.divergence = divergence
+        pairs = zip(divergence._pieces(f), divergence._pieces(moved), strict=True)
+        return torch.stack([divergence._sum(*pair) for pair in pairs]).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        sides, pieces = ctx.saved_tensors, ctx.divergence._pieces
+        grads = [
+            torch.empty_like(side, memory_format=torch.contiguous_format) if needed else None
+            for side, needed in zip(sides, ctx.needs_input_grad, strict=False)
+        ]
+        for row, pair in enumerate(zip(*map(pieces, sides), strict=True)):
+            leaves = [rows.detach().requires_grad_() for rows in pair]
+            with torch.enable_grad():
+                total = ctx.divergence._sum(*leaves)
+            slopes = torch.autograd.grad(total, leaves, grad)
+            for target, slope in zip(grads, slopes, strict=True):
+                if target is not None:
+                    pieces(target)[row].copy_(slope)
+        return *grads, None
 
 
 class _Categorical(Divergence):

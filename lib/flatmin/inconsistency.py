@@ -5,47 +5,43 @@
     S_ρ(θ) = max_{‖δ‖₂ ≤ ρ} E_x D( f(x, θ) ‖ f(x, θ + δ) )  ≈  ½ ρ² λ_max(F(θ))
 
 (Kim et al. 2026.) It needs one model and no label. :func:`local_inconsistency` measures it,
-:func:`worst_case_perturbation` finds its δ, :class:`InconsistencyPenalty` adds it to a loss.
+:func:`worst_case_perturbation` finds its δ, :class:`flatmin.penalty.InconsistencyPenalty` adds it
+to a loss.
 
 Everywhere here a *batch* is what the model is called with: a tensor ``x`` for ``model(x)``, a tuple
 for ``model(*batch)``, a dict for ``model(**batch)``. The model returns its outputs as a tensor, or
-an object that holds them as ``.logits``.
+in an object or dict that holds them as ``logits``; else ``outputs`` says where they are. With a
+causal language model, whose every token is an example::
+
+    local_inconsistency(
+        model, loader, rho=0.1, outputs=lambda out, batch: out.logits[batch["labels"] != -100])
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
-from torch.autograd.function import once_differentiable
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parameters_to_vector
 
-from flatmin._climb import (
-    DIVERGENCES,
-    SIGMA,
-    Divergence,
-    DivergenceName,
-    check_beta,
-    check_climb,
-    check_outputs,
-    check_rho,
-    new_generator,
-    noise,
-    pullback,
-    require,
+from flatmin._check import check_climb, check_rho, require
+from flatmin._function import (
+    Batch,
+    Function,
+    Outputs,
+    Progress,
+    on_device,
     same_randomness,
-    unit,
+    steady_attention,
 )
+from flatmin._tangent import new_generator, noise, pullback, unit
+from flatmin.divergences import DivergenceName
+from flatmin.fisher import FisherOperator
 
-T = TypeVar("T")
-Batch: TypeAlias = "Tensor | tuple[Any, ...] | Mapping[str, Any]"
+__all__ = ["LocalInconsistency", "local_inconsistency", "outputs_at", "worst_case_perturbation"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,8 @@ class LocalInconsistency:
         delta: its perturbation, (m,), in the order of the model's trainable parameters; ‖δ‖₂ = ρ.
         history: the divergence at δ₁ … δ_K, (restarts, steps).
         converged: whether the last step of the best restart changed the value by 1 % or less;
-            False with a single step, which cannot tell.
+            False with a single step, which cannot tell, and at 0: perhaps the weights are too
+            coarse for this ρ or σ (float16, bfloat16), and rounding has swallowed δ.
     """
 
     value: float
@@ -76,16 +73,21 @@ def local_inconsistency(
     sigma: float | None = None,
     divergence: DivergenceName = "categorical",
     training: bool = False,
+    params: Iterable[Tensor] | None = None,
+    outputs: Outputs | None = None,
+    progress: Progress | None = None,
     generator: torch.Generator | None = None,
 ) -> LocalInconsistency:
     """Measure S_ρ(θ) by Algorithm 1 of Kim et al. 2026.
 
     From noise δ₀, each step sets δ ← ρ g/‖g‖ with g = ∇_δ E_x D( f(x, θ) ‖ f(x, θ + δ) ): near θ,
-    where g = Fδ, one step of power iteration on the Fisher matrix. The model is left as it was:
-    weights, ``.grad``, buffers, training flags, and the global random state.
+    where g = Fδ, one step of power iteration on the Fisher matrix. It takes K + 2 forward passes
+    over one batch, 2K + 1 over a stream. The model is left as it was: weights, ``.grad``, buffers,
+    training flags, and the global random state.
 
     Args:
-        model: the network f(·, θ); its trainable parameters are the m coordinates of θ.
+        model: the network f(·, θ); of one in ``DistributedDataParallel`` the inner module counts,
+            and every rank measures its own inputs.
         inputs: one batch, or a re-iterable stream of batches (a list, a ``DataLoader``), over which
             E_x is averaged with every example weighted alike. A batch of a stream that is a *list*,
             as a ``DataLoader`` makes of labelled examples, counts as ``[x, labels, ...]``: the
@@ -95,9 +97,16 @@ def local_inconsistency(
         restarts: independent noises, of which the best counts.
         sigma: None for the exact first step, the limit of little noise, by a Jacobian–vector
             product (see :func:`worst_case_perturbation`), or the size of δ₀ ~ N(0, (σ²/m) I).
-        divergence: "categorical" for logits (n, C), "gaussian" for regression outputs (n, ...).
+        divergence: "categorical" for logits (…, C), every row an example; "bernoulli" for logits of
+            yes or no (n, …); "gaussian" for regression outputs (n, …).
         training: measure in training mode (batch statistics; dropout with the same mask for
             θ and θ + δ) instead of evaluation mode.
+        params: the m coordinates of θ, in this order, such as ``model.head.parameters()``; by
+            default all trainable parameters of the model.
+        outputs: ``(what the model returns, batch) -> tensor``: the outputs to compare, by default
+            the model's tensor or logits. The batch is as in ``inputs``, on the model's device.
+        progress: wraps a stream in each pass over it, of which there are K + 1 for every restart,
+            such as ``tqdm.tqdm``.
         generator: source of the noise, on the model's device; by default seeded alike every call.
 
     Returns:
@@ -105,8 +114,10 @@ def local_inconsistency(
         where the outputs do not move, δ and the value are 0.
 
     Raises:
-        ValueError: an argument out of range, no trainable parameter, an empty batch, logits that
-            are not (n, C), or a stream that can be read only once.
+        ValueError: an argument out of range, no trainable parameter, an empty batch, outputs of a
+            shape that the divergence is not defined for, or a stream that can be read only once.
+        TypeError: no tensor among the model's outputs.
+        NotImplementedError: parameters sharded over processes.
 
     Example:
         >>> model = torch.nn.Linear(2, 1, bias=False)
@@ -121,23 +132,33 @@ def local_inconsistency(
         isinstance(restarts, int) and restarts >= 1,
         f"restarts must be an integer >= 1, got {restarts}",
     )
-    objective = _Objective(model, inputs, divergence)
-    generator = generator or new_generator(objective.network.params)
+    fisher = FisherOperator(
+        model,
+        inputs,
+        divergence=divergence,
+        training=training,
+        params=params,
+        outputs=outputs,
+        progress=progress,
+    )
+    objective = _Objective(
+        fisher, rho, steps, sigma, generator or new_generator(fisher.function.params)
+    )
     deltas, history = [], []
-    with _undisturbed(model, objective.network.params, training):
+    with fisher.function.measured(training):
         for _ in range(restarts):
-            delta, values = _climb(objective, rho, steps, sigma, generator)
+            delta, values = objective.climb()
             final, _unused = objective.sweep(delta, climb=False)
             deltas.append(delta)
             history.append(torch.stack([*values, final]))
     curves = torch.stack(history)
     best = int(curves[:, -1].argmax())
-    last = curves[best, -2:]
+    last = [float(value) for value in curves[best, -2:]]
     return LocalInconsistency(
-        value=float(last[-1]),
+        value=last[-1],
         delta=parameters_to_vector(deltas[best]),
         history=curves,
-        converged=steps > 1 and bool((last[1] - last[0]).abs() <= 0.01 * last[1].abs()),
+        converged=steps > 1 and last[-1] > 0 and abs(last[-1] - last[0]) <= 0.01 * last[-1],
     )
 
 
@@ -150,6 +171,9 @@ def worst_case_perturbation(
     sigma: float | None = None,
     divergence: DivergenceName = "categorical",
     training: bool = False,
+    params: Iterable[Tensor] | None = None,
+    outputs: Outputs | None = None,
+    progress: Progress | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Find δ_K of Algorithm 1, the perturbation of size ρ that moves the outputs most.
@@ -175,8 +199,8 @@ def worst_case_perturbation(
     3         0.94     0.94           0.94
     ========  =======  =============  ================
 
-    Measuring switches autocast off; the middle column is for σ in :class:`InconsistencyPenalty`
-    and :mod:`flatmin.optim`. At σ = 1 the median of the twelve was 0.98 or more everywhere.
+    Measuring switches autocast off; the middle column is for σ in :mod:`flatmin.penalty` and
+    :mod:`flatmin.optim`. At σ = 1 the median of the twelve was 0.98 or more everywhere.
 
     A layer that forward-mode differentiation does not know (a compiled model, a custom
     ``autograd.Function``) raises PyTorch's error: give such models a ``sigma``.
@@ -187,13 +211,16 @@ def worst_case_perturbation(
         rho: radius ρ > 0.
         steps: K ≥ 1.
         sigma: None, or the size σ > 0 of the noise.
-        divergence: "categorical" or "gaussian".
+        divergence: names D.
         training: training instead of evaluation mode.
+        params: the coordinates of θ.
+        outputs: picks the outputs.
+        progress: wraps a stream.
         generator: source of the noise.
 
     Returns:
-        δ, (m,), in the order of the model's trainable parameters, at least in float32; zero where
-        the gradient vanishes or is not finite. :func:`outputs_at` applies it.
+        δ, (m,), in the order of the parameters, at least in float32; zero where the gradient
+        vanishes or is not finite. :func:`outputs_at` applies it.
 
     Raises:
         ValueError: as :func:`local_inconsistency`.
@@ -205,20 +232,39 @@ def worst_case_perturbation(
         >>> delta.shape, round(delta.norm().item(), 6)
         (torch.Size([15]), 0.1)
     """
-    objective = _Objective(model, inputs, divergence)
-    generator = generator or new_generator(objective.network.params)
-    with _undisturbed(model, objective.network.params, training):
-        delta, _values = _climb(objective, rho, steps, sigma, generator)
+    fisher = FisherOperator(
+        model,
+        inputs,
+        divergence=divergence,
+        training=training,
+        params=params,
+        outputs=outputs,
+        progress=progress,
+    )
+    objective = _Objective(
+        fisher, rho, steps, sigma, generator or new_generator(fisher.function.params)
+    )
+    with fisher.function.measured(training):
+        delta, _values = objective.climb()
     return parameters_to_vector(delta)
 
 
-def outputs_at(model: nn.Module, inputs: Batch, delta: Tensor) -> Tensor:
+def outputs_at(
+    model: nn.Module,
+    inputs: Batch,
+    delta: Tensor,
+    *,
+    params: Iterable[Tensor] | None = None,
+    outputs: Outputs | None = None,
+) -> Tensor:
     """Compute f(x, θ + δ) without touching the model.
 
     Args:
         model: the network, called in its present mode.
         inputs: one batch.
-        delta: δ, (m,), in the order of the model's trainable parameters.
+        delta: δ, (m,), in the order of the model's trainable parameters, or of ``params``.
+        params: see :func:`local_inconsistency`, as for ``outputs``.
+        outputs: what of the model's return.
 
     Returns:
         The outputs (n, ...), differentiable in δ and θ (but not through checkpointed layers).
@@ -232,286 +278,69 @@ def outputs_at(model: nn.Module, inputs: Batch, delta: Tensor) -> Tensor:
         >>> (moved - model(x)).detach().squeeze()
         tensor([0.5000, 0.0000])
     """
-    network = _Network(model)
-    sizes = [p.numel() for p in network.params]
-    require(delta.shape == (sum(sizes),), f"delta must be ({sum(sizes)},), got {(*delta.shape,)}")
-    pieces = zip(delta.split_with_sizes(sizes), network.params, strict=True)
-    weights = [(p + d.view_as(p)).to(p.dtype) for d, p in pieces]
-    return network.at(weights, inputs, _itself)
+    function = Function(model, params, outputs)
+    pieces = function.split(delta, "delta")
+    pairs = zip(function.params, pieces, strict=True)
+    with steady_attention(), function.at([(p + d).to(p.dtype) for p, d in pairs]):
+        return function(on_device(inputs, function.params[0].device))
 
 
-class InconsistencyPenalty:
-    """β S_ρ(θ) of a batch, to add to any loss under any optimizer: IAM-D of Kim et al. 2026.
-
-    The penalty is β E_x KL( f(x, θ) ‖ f(x, θ + δ_K) ), differentiable through both sides, with δ_K
-    of Algorithm 1 held fixed. Given the logits that the loss was computed from, a training step
-    takes (K + 2) forward and as many backward passes, all but one of these in the call, and holds
-    two graphs; :class:`flatmin.optim.IAMD` gives the same update with one graph at a time and one
-    forward more.
-
-    The loop around it stays as it is: autocast and ``GradScaler`` (its own backward passes scale
-    themselves, so that half precision does not underflow), accumulation, clipping, any closure.
-    Where dropout is active, leave ``logits`` out: the penalty then computes f(x, θ) itself, and one
-    mask serves all its passes. Batch-norm statistics move only in the pass that yields the logits.
-    For a model wrapped in ``DistributedDataParallel`` give the inner module to the penalty and the
-    wrapper's logits to the call: every rank climbs on its own examples.
-
-    Attributes:
-        rho: ρ, may be changed between steps.
-        beta: β, may be changed between steps.
-
-    Args:
-        model: the network f(·, θ), in the mode that training puts it in.
-        rho: radius ρ > 0.
-        beta: weight β ≥ 0.
-        steps: K ≥ 1.
-        sigma: size σ > 0 of the noise δ₀ ~ N(0, (σ²/m) I); how well it does in bfloat16 shows the
-            table at :func:`worst_case_perturbation`.
-        divergence: "categorical" for logits (n, C), "gaussian" for regression outputs (n, ...).
-        generator: source of the noise, on the model's device; by default one seeded with 0.
-
-    Raises:
-        ValueError: an argument out of range, no trainable parameter; when called, an empty batch
-            or logits that are not (n, C).
-
-    Example:
-        >>> model = torch.nn.Linear(4, 3)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> penalty = InconsistencyPenalty(model, rho=0.1, beta=1.0)
-        >>> x, y = torch.ones(8, 4), torch.zeros(8, dtype=torch.long)
-        >>> logits = model(x)
-        >>> loss = torch.nn.functional.cross_entropy(logits, y) + penalty(x, logits)
-        >>> loss.backward()
-        >>> optimizer.step()
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        rho: float,
-        beta: float = 1.0,
-        steps: int = 1,
-        sigma: float = SIGMA,
-        divergence: DivergenceName = "categorical",
-        generator: torch.Generator | None = None,
-    ) -> None:
-        check_climb(rho, steps, sigma, divergence)
-        check_beta(beta)
-        self.model = model
-        self.rho, self.beta = rho, beta
-        self.steps, self.sigma, self.divergence = steps, sigma, divergence
-        self.generator = generator or new_generator(_Network(model).params)
-
-    def __call__(self, inputs: Batch, logits: Tensor | None = None) -> Tensor:
-        """Compute β S_ρ of one batch.
-
-        Args:
-            inputs: one batch, labels not needed: it may hold unlabelled examples.
-            logits: f(x, θ) of these inputs with its graph, (n, C); computed here if left out.
-
-        Returns:
-            A scalar, at least in float32; like a loss, NaN if outputs are not finite.
-        """
-        check_rho(self.rho)
-        check_beta(self.beta)
-        network = _Network(self.model)
-        params, divergence = network.params, DIVERGENCES[self.divergence]
-        # Every pass but the last repeats its randomness; with logits given, that one was the last.
-        last: AbstractContextManager[None] = nullcontext()
-        if logits is None:
-            with same_randomness(params):
-                logits = network(inputs, _itself)
-        else:
-            last = same_randomness(params)
-        reference = check_outputs(logits, self.divergence).detach()
-        delta = noise(params, self.sigma, self.generator)
-        for step in range(self.steps + 1):
-            randomness = last if step == self.steps else same_randomness(params)
-            with torch.inference_mode(False), randomness:  # this is grad mode, wherever called
-                weights = network.moved(delta)
-                outputs, slope = network.at(weights, inputs, _slope(divergence, reference, weights))
-            if step < self.steps:
-                delta = unit(slope)
-                torch._foreach_mul_(delta, self.rho)
-        total: Tensor = _KnownGradient.apply(divergence.total(logits, outputs), slope, *params)
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        return self.beta * (total / len(logits)).to(dtype)
-
-
-class _KnownGradient(torch.autograd.Function):
-    """Adds a gradient that has been computed already to that of a value."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, gradient: list[Tensor], *params: Tensor) -> Tensor:
-        ctx.gradient = gradient
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = ctx.gradient
-        return grad, None, *torch._foreach_mul(gradient, grad.to(gradient[0].dtype))
-
-
-def _itself(outputs: Tensor) -> Tensor:
-    return outputs
-
-
-class _Network(nn.Module):
-    """A model as a function of its trainable parameters, which itself is left alone.
-
-    What is to be differentiated has to be while the weights are in place, by ``then``: a
-    checkpointed layer recomputes itself with the weights it finds.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        require(bool(named), f"{type(model).__name__} has no trainable parameter")
-        self.names = [name for name, _ in named]
-        self.params: list[Tensor] = [p for _, p in named]
-
-    def forward(self, batch: Batch, then: Callable[[Tensor], T]) -> T:
-        args, kwargs = _arguments(batch, self.params[0].device)
-        outputs = self.model(*args, **kwargs)
-        return then(getattr(outputs, "logits", outputs))
-
-    def at(self, weights: Sequence[Tensor], batch: Batch, then: Callable[[Tensor], T]) -> T:
-        """What ``then`` makes of the outputs at the weights; buffers are copies."""
-        state = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        state.update(zip(self.names, weights, strict=True))
-        return functional_call(self, state, (batch, then))  # type: ignore[no-any-return]
-
-    def moved(self, delta: Sequence[Tensor]) -> list[Tensor]:
-        """θ + δ as new leaves, to differentiate by."""
-        with torch.no_grad():
-            return [w.requires_grad_() for w in _add(self.params, delta)]
-
-
-def _slope(
-    divergence: Divergence, reference: Tensor, weights: Sequence[Tensor]
-) -> Callable[[Tensor], tuple[Tensor, list[Tensor]]]:
-    """For ``then``: the outputs, and in grad mode the gradient of their total divergence."""
-
-    def then(outputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-        values = outputs.detach()
-        if not torch.is_grad_enabled():
-            return values, []
-        return values, pullback(outputs, weights, divergence.slope(reference, values))
-
-    return then
-
-
-def _add(params: Sequence[Tensor], delta: Sequence[Tensor]) -> list[Tensor]:
-    return [(p + d).to(p.dtype) for p, d in zip(params, delta, strict=True)]
-
-
+@dataclass
 class _Objective:
     """E_x D( f(x, θ) ‖ f(x, θ + δ) ) as a function of δ, over one batch or a stream of them."""
 
-    def __init__(self, model: nn.Module, inputs: Any, divergence: DivergenceName) -> None:
-        self.network = _Network(model)
-        self.divergence = divergence
-        if isinstance(inputs, Tensor | tuple | Mapping):
-            inputs = [inputs]
-        require(
-            not isinstance(inputs, Iterator),
-            "inputs can be read only once: give a list, a DataLoader or another re-iterable",
-        )
-        self.inputs = inputs
+    fisher: FisherOperator
+    rho: float
+    steps: int
+    sigma: float | None
+    generator: torch.Generator
+    reference: Tensor | None = None
 
-    def batches(self) -> Iterator[Batch]:
-        empty = True
-        for batch in self.inputs:
-            yield batch[0] if isinstance(batch, list) else batch
-            empty = False
-        require(not empty, "inputs must hold at least one batch, got none")
+    def __post_init__(self) -> None:
+        check_rho(self.rho)
+        check_climb(self.steps, 1.0 if self.sigma is None else self.sigma)
+
+    def climb(self) -> tuple[list[Tensor], list[Tensor]]:
+        """δ_K, and the values at δ₁ … δ_{K−1} met on the way."""
+        sigma = 1.0 if self.sigma is None else self.sigma
+        delta, values = noise(self.fisher.function.params, sigma, self.generator), []
+        for step in range(self.steps):
+            if step == 0 and self.sigma is None:
+                gradient, _n = self.fisher.total(delta)
+            else:
+                value, gradient = self.sweep(delta)
+                values += [value] if step > 0 else []
+            delta = unit(gradient)
+            torch._foreach_mul_(delta, self.rho)
+        return delta, values
 
     def sweep(self, delta: list[Tensor], *, climb: bool = True) -> tuple[Tensor, list[Tensor]]:
         """The value at δ and, if climbing, n times the gradient."""
-        divergence, params = DIVERGENCES[self.divergence], self.network.params
+        function, divergence = self.fisher.function, self.fisher.divergence
         gradient = [torch.zeros_like(d) for d in delta]
-        weights = self.network.moved(delta)
-        total, examples = torch.zeros((), device=params[0].device), 0
-        with same_randomness(params):
-            for batch in self.batches():
-                with torch.no_grad(), same_randomness(params):
-                    reference = self.network.at(params, batch, _itself)
-                check_outputs(reference, self.divergence)
-                with torch.set_grad_enabled(climb):
-                    then = _slope(divergence, reference, weights)
-                    outputs, slope = self.network.at(weights, batch, then)
-                total = total + divergence.total(reference, outputs)
-                examples += len(outputs)
-                if climb:
-                    torch._foreach_add_(gradient, slope)
+        weights = function.moved(delta)
+        total, examples = torch.zeros((), device=delta[0].device), 0
+        with same_randomness(weights):
+            for batch in self.fisher.batches:
+                f = self._at_theta(batch)
+                examples += divergence.count(f)
+                with torch.set_grad_enabled(climb), function.at(weights):
+                    with same_randomness(weights):
+                        outputs = function(batch)
+                    moved = outputs.detach()
+                    if climb:
+                        slope = pullback(outputs, weights, divergence.slope(f, moved))
+                        torch._foreach_add_(gradient, slope)
+                    del outputs
+                total = total + divergence.total(f, moved)
         return total / examples, gradient
 
-    def fisher_product(self, delta: list[Tensor]) -> list[Tensor]:
-        """The product n Fδ, the gradient's limit for small δ."""
-        curvature, params = DIVERGENCES[self.divergence].curvature, self.network.params
-        product = [torch.zeros_like(d) for d in delta]
-        weights = self.network.moved([torch.zeros_like(d) for d in delta])
-        with same_randomness(params), torch.enable_grad():
-            for batch in self.batches():
-                # The fused attention kernels have no forward-mode derivative.
-                with same_randomness(params), sdpa_kernel(SDPBackend.MATH), dual_level():
-                    pairs = zip(weights, delta, strict=True)
-                    duals = [make_dual(w, d.to(w.dtype)) for w, d in pairs]  # type: ignore[no-untyped-call]
-                    outputs = self.network.at(duals, batch, _itself)
-                    check_outputs(outputs, self.divergence)
-                    tangent = unpack_dual(outputs).tangent  # type: ignore[no-untyped-call]
-                require(tangent is not None, "the outputs do not depend on any trainable parameter")
-                u = tangent.detach()
-
-                def then(outputs: Tensor, u: Tensor = u) -> list[Tensor]:
-                    return pullback(outputs, weights, curvature(outputs.detach(), u))
-
-                torch._foreach_add_(product, self.network.at(weights, batch, then))
-        return product
-
-
-def _climb(
-    objective: _Objective, rho: float, steps: int, sigma: float | None, generator: torch.Generator
-) -> tuple[list[Tensor], list[Tensor]]:
-    """δ_K, and the values at δ₁ … δ_{K−1} met on the way."""
-    check_climb(rho, steps, 1.0 if sigma is None else sigma, objective.divergence)
-    delta = noise(objective.network.params, 1.0 if sigma is None else sigma, generator)
-    values = []
-    for step in range(steps):
-        if step == 0 and sigma is None:
-            gradient = objective.fisher_product(delta)
-        else:
-            value, gradient = objective.sweep(delta)
-            values += [value] if step > 0 else []
-        delta = unit(gradient)
-        torch._foreach_mul_(delta, rho)
-    return delta, values
-
-
-@contextmanager
-def _undisturbed(model: nn.Module, params: Sequence[Tensor], training: bool) -> Iterator[None]:
-    """The model in one mode and its own precision; then flags and random state as before."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.train(training)
-        autocast = torch.autocast(params[0].device.type, enabled=False)
-        with same_randomness(params), autocast, torch.inference_mode(False):
-            yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-def _arguments(batch: Batch, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    def move(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        moved = value.to(device, non_blocking=True)
-        return moved.clone() if moved.is_inference() else moved  # else autograd refuses it
-
-    if isinstance(batch, Mapping):
-        return (), {key: move(value) for key, value in batch.items()}
-    return tuple(move(v) for v in (batch if isinstance(batch, tuple) else (batch,))), {}
+    def _at_theta(self, batch: Any) -> Tensor:
+        """f(x, θ): of a stream computed again for every sweep, as it may come in another order."""
+        if self.reference is not None:
+            return self.reference
+        function = self.fisher.function
+        with torch.no_grad(), same_randomness(function.params), function.at(function.params):
+            f = function(batch)
+        self.reference = f if self.fisher.batches.single else None
+        return f

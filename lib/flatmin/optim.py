@@ -61,258 +61,26 @@ as one of gradient zero: the loss shows it, the weights do not. Nothing waits fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Generator, Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from flatmin._climb import (
-    DIVERGENCES,
-    SIGMA,
-    DivergenceName,
-    check_beta,
-    check_climb,
-    check_outputs,
-    check_rho,
-    clear_unless_finite,
-    new_generator,
-    noise,
-    pullback,
-    require,
-    same_randomness,
-    unit,
-)
+from flatmin._attach import Attachment, Penalised, read
+from flatmin._check import check_beta, require
+from flatmin._climber import Climber, Passes
+from flatmin._function import logits_of
+from flatmin._tangent import SIGMA, new_generator
+from flatmin._visit import Visit, targets
+from flatmin._wrapper import Base, Setting
+from flatmin.directions import Adaptive, Algorithm1, Loss, Random, Score
+from flatmin.directions import Direction as _Direction
+from flatmin.divergences import DivergenceName, divergence_named
 
-Forward: TypeAlias = Callable[[], Tensor]
-Deltas: TypeAlias = Iterator[list[Tensor]]
+__all__ = ["IAMD", "IAMS", "SAM", "Climber", "Direction"]
+
 Direction: TypeAlias = Literal["gradient", "score", "random"]
-
-_FORWARD_ONLY = (
-    "the closure must run the forward pass only, but it has changed .grad or run backward"
-)
-
-
-class Climber(Optimizer):
-    """What the optimizers here share: climb, take the gradient, come back.
-
-    Parameter groups and state are those of the base optimizer, so that schedulers, gradient scalers
-    and checkpoints see one optimizer. Each group has its radius as ``group["rho"]``: a group's part
-    of the unit direction is scaled by the group's ρ.
-
-    Attributes:
-        base_optimizer: the optimizer that takes the step.
-    """
-
-    _by_loss = False  # whether the climb goes by the loss or by the logits
-    _from_theta = False  # whether it takes its gradient at θ or only later
-
-    def __init__(
-        self,
-        params: ParamsT,
-        base_optimizer: Callable[..., Optimizer],
-        *,
-        rho: float,
-        module: nn.Module | None,
-        sync: bool,
-        **base_kwargs: Any,
-    ) -> None:
-        if isinstance(base_optimizer, Optimizer):
-            raise TypeError(f"base_optimizer must be a class, got an instance: {base_optimizer}")
-        require(
-            not sync or (dist.is_available() and dist.is_initialized()),
-            "sync=True needs an initialised process group",
-        )
-        super().__init__(params, {"rho": rho})
-        self._targets()
-        if module is not None:
-            held = {id(p) for group in self.param_groups for p in group["params"]}
-            named = module.named_parameters()
-            missing = [name for name, p in named if p.requires_grad and id(p) not in held]
-            require(not missing, f"params must hold all parameters of module, missing: {missing}")
-        self.base_optimizer = base_optimizer(self.param_groups, **base_kwargs)
-        self.defaults.update(self.base_optimizer.defaults)
-        self._share()
-        self._module, self._sync, self._climbed = module, sync, False
-
-    def _share(self) -> None:
-        self.param_groups = self.base_optimizer.param_groups
-        self.state = self.base_optimizer.state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this optimizer or of its base optimizer's kind."""
-        self.base_optimizer.load_state_dict(state_dict)
-        self._share()
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Tensor | None:  # type: ignore[override]
-        """Take one step.
-
-        Args:
-            closure: runs the forward pass only and returns (loss, logits); SAM is content with the
-                loss. Without a closure the base optimizer steps by the gradients taken inside
-                :meth:`perturbed`.
-
-        Returns:
-            The loss at θ, detached; None without a closure.
-
-        Raises:
-            TypeError: the closure returns something else.
-            RuntimeError: the closure has run backward; or no closure and no :meth:`perturbed`.
-            ValueError: as :meth:`perturbed`.
-        """
-        loss = None
-        if closure is not None:
-            passes = _Passes(closure, self._by_loss)
-            with torch.enable_grad():
-                self._backward(passes)
-            loss = passes.loss
-        elif not self._climbed:
-            raise RuntimeError("step() without a closure needs gradients taken inside perturbed()")
-        self._climbed = False
-        grads = [p.grad for group in self.param_groups for p in group["params"]]
-        clear_unless_finite([g for g in grads if g is not None])
-        self.base_optimizer.step()
-        return loss
-
-    def _backward(self, passes: _Passes) -> None:
-        """Add the gradient of one step to ``.grad``."""
-        with self.perturbed(passes.objective):
-            passes.run()[0].backward()  # type: ignore[no-untyped-call]
-
-    @contextmanager
-    def perturbed(self, forward: Forward) -> Iterator[Tensor]:
-        """Hold the parameters at θ + δ inside the ``with`` block, and bitwise at θ after it.
-
-        Run backward inside: after it PyTorch refuses, as the parameters have moved. The climb does
-        not touch ``.grad``. θ comes back after an exception too.
-
-        Args:
-            forward: the logits of one batch, or for SAM the loss, up to a factor.
-
-        Yields:
-            That value at θ, detached.
-
-        Raises:
-            ValueError: a radius out of range, no trainable parameter, an empty batch, logits that
-                are not (n, C).
-            RuntimeError: ``forward`` has run backward.
-        """
-        params, _ = self._targets()
-        reference = self._start(forward, params)
-
-        def rehearse() -> Tensor:
-            with torch.enable_grad(), self._rehearsal(params):
-                return forward()
-
-        with self._buffers_kept():
-            theta = [p.detach().clone() for p in params]
-            try:
-                for delta in self._climb(reference, rehearse, params):
-                    _move(params, theta, delta)
-                yield reference.detach()
-            finally:
-                _move(params, theta)
-        self._climbed = True
-
-    def _start(self, forward: Forward, params: Sequence[Tensor]) -> Tensor:
-        """The pass at θ, the only one that moves batch-norm statistics."""
-        before = [(p.grad, p.grad is not None and p.grad._version) for p in params]
-        try:
-            with torch.set_grad_enabled(self._from_theta), self._rehearsal(params):
-                reference = forward()
-        except RuntimeError as error:  # backward under no_grad
-            if "does not require grad" in str(error):
-                raise RuntimeError(_FORWARD_ONLY) from error
-            raise
-        for p, (grad, version) in zip(params, before, strict=True):
-            if p.grad is not None and (p.grad is not grad or p.grad._version != version):
-                raise RuntimeError(_FORWARD_ONLY)
-        return reference
-
-    def _climb(self, reference: Tensor, rehearse: Forward, params: list[Tensor]) -> Deltas:
-        """Yield one δ after the other; the parameters are at θ + δ when it goes on."""
-        raise NotImplementedError
-
-    def _targets(self) -> tuple[list[Tensor], list[float]]:
-        """The parameters to move and the radius of each."""
-        pairs = [
-            (p, group["rho"])
-            for group in self.param_groups
-            for p in group["params"]
-            if p.requires_grad
-        ]
-        require(bool(pairs), "params holds no trainable parameter")
-        for group in self.param_groups:
-            check_rho(group["rho"])
-        return [p for p, _ in pairs], [rho for _, rho in pairs]
-
-    def _onto_ball(self, gradient: list[Tensor]) -> list[Tensor]:
-        """δ = ρ g/‖g‖, in place."""
-        if self._sync:
-            flat = torch.cat([g.reshape(-1) for g in gradient])
-            dist.all_reduce(flat)
-            pieces = flat.split_with_sizes([g.numel() for g in gradient])
-            gradient = [piece.view_as(g) for piece, g in zip(pieces, gradient, strict=True)]
-        delta = unit(gradient)
-        torch._foreach_mul_(delta, self._targets()[1])
-        return delta
-
-    @contextmanager
-    def _rehearsal(self, params: Sequence[Tensor]) -> Iterator[None]:
-        """A pass that the next can repeat: same dropout mask, no reduction over ranks."""
-        no_sync: Callable[[], AbstractContextManager[None]]
-        no_sync = getattr(self._module, "no_sync", nullcontext)
-        with same_randomness(params), no_sync():
-            yield
-
-    @contextmanager
-    def _buffers_kept(self) -> Iterator[None]:
-        buffers = [] if self._module is None else [*self._module.buffers()]
-        kept = [b.clone() for b in buffers]
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in zip(buffers, kept, strict=True):
-                    buffer.copy_(value)
-
-
-def _move(params: list[Tensor], theta: list[Tensor], delta: list[Tensor] | None = None) -> None:
-    with torch.no_grad():
-        torch._foreach_copy_(params, theta)
-        if delta is not None:
-            torch._foreach_add_(params, delta)
-    torch.clear_autocast_cache()  # autocast would go on with the weights it has cast before
-
-
-class _Passes:
-    """The passes of a closure, checked; keeps the loss of the first."""
-
-    def __init__(self, closure: Callable[[], Any], by_loss: bool) -> None:
-        self.closure, self.by_loss = closure, by_loss
-        self.loss: Tensor | None = None
-
-    def run(self) -> tuple[Tensor, Tensor]:
-        match self.closure():
-            case Tensor() as loss if self.by_loss:
-                logits = loss
-            case (Tensor() as loss, Tensor() as logits):
-                pass
-            case other:
-                expected = "the loss, or (loss, logits)" if self.by_loss else "(loss, logits)"
-                raise TypeError(f"the closure must return {expected}, got {other!r:.80}")
-        require(loss.numel() == 1, f"the loss must be a scalar, got {tuple(loss.shape)}")
-        self.loss = loss.detach() if self.loss is None else self.loss
-        return loss, logits
-
-    def objective(self) -> Tensor:
-        """What the climb goes by."""
-        loss, logits = self.run()
-        return loss if self.by_loss else logits
 
 
 class SAM(Climber):
@@ -325,7 +93,8 @@ class SAM(Climber):
 
     Args:
         params: parameters or groups of them, as for any optimizer.
-        base_optimizer: class of the optimizer that steps, such as ``torch.optim.SGD``.
+        base_optimizer: what steps: a class such as ``torch.optim.SGD``, another callable that makes
+            an optimizer of ``params``, or a list of ready optimizers that share them out.
         rho: radius ρ > 0, also per group.
         adaptive: ASAM instead of SAM.
         module: the model, so that its batch-norm statistics move once per step.
@@ -345,12 +114,13 @@ class SAM(Climber):
         tensor([2.6500])
     """
 
-    _by_loss = _from_theta = True
+    _settings: ClassVar[tuple[str, ...]] = ("rho", "adaptive")
+    adaptive = Setting()
 
     def __init__(
         self,
         params: ParamsT,
-        base_optimizer: Callable[..., Optimizer],
+        base_optimizer: Base,
         *,
         rho: float = 0.05,
         adaptive: bool = False,
@@ -358,21 +128,36 @@ class SAM(Climber):
         sync: bool = False,
         **base_kwargs: Any,
     ) -> None:
-        super().__init__(params, base_optimizer, rho=rho, module=module, sync=sync, **base_kwargs)
-        self._adaptive = adaptive
+        settings = {"rho": rho, "adaptive": adaptive, **base_kwargs}
+        super().__init__(params, base_optimizer, module=module, sync=sync, **settings)
 
-    def _climb(self, reference: Tensor, rehearse: Forward, params: list[Tensor]) -> Deltas:
+    def _direction(self, group: dict[str, Any]) -> _Direction:
+        return Adaptive() if group["adaptive"] else Loss()
+
+    def _objective(self, outputs: Any) -> Tensor:
+        return outputs if isinstance(outputs, Tensor) else read(outputs, "loss")
+
+    def _check_reference(self, reference: Tensor) -> None:
         shape = tuple(reference.shape)
-        require(reference.numel() == 1, f"SAM climbs by the loss, a scalar, got {shape}")
-        gradient = pullback(reference, params, torch.ones_like(reference))
-        if not self._adaptive:
-            yield self._onto_ball(gradient)
-            return
-        scales = [p.detach().abs() + 0.01 if p.dim() > 1 else torch.ones_like(p) for p in params]
-        torch._foreach_mul_(gradient, scales)
-        delta = self._onto_ball(gradient)
-        torch._foreach_mul_(delta, scales)
-        yield delta
+        require(
+            reference.numel() == 1,
+            f"SAM climbs by the loss, a scalar, got {shape}; attach() takes loss=..., from outputs",
+        )
+
+    def attach(
+        self, model: nn.Module, *, loss: Callable[[Any], Tensor] | None = None
+    ) -> Attachment:
+        """Climb in the model's forward, see :meth:`Climber.attach`.
+
+        Args:
+            model: the model that the loop calls.
+            loss: from what the model returns to the loss, up to a factor; left out, the model has
+                to return the loss, or something with ``.loss``.
+
+        Returns:
+            A handle.
+        """
+        return self._attach(model, Attachment, loss or (lambda outputs: outputs))
 
 
 class IAMS(Climber):
@@ -392,11 +177,12 @@ class IAMS(Climber):
 
     Args:
         params: parameters or groups of them, as for any optimizer.
-        base_optimizer: class of the optimizer that steps, such as ``torch.optim.SGD``.
+        base_optimizer: what steps, see :class:`SAM`.
         rho: radius ρ > 0, also per group.
         sigma: size σ > 0 of the noise δ₀ ~ N(0, (σ²/m) I).
         steps: K ≥ 1.
-        divergence: "categorical" for logits (n, C), "gaussian" for regression outputs (n, ...).
+        divergence: "categorical" for logits (..., C), "bernoulli" for one logit per example (n,
+            ...), "gaussian" for regression outputs (n, ...).
         direction: "gradient" for Algorithm 1; "score" for the mean score, without noise; "random"
             for the noise itself, made as long as ρ. K = 1 for both.
         generator: source of the noise or the labels, on the parameters' device; by default one
@@ -424,61 +210,56 @@ class IAMS(Climber):
         True
     """
 
+    _settings: ClassVar[tuple[str, ...]] = ("rho", "sigma", "steps", "divergence", "direction")
+    sigma, steps, divergence, direction = Setting(), Setting(), Setting(), Setting()
+
     def __init__(
         self,
         params: ParamsT,
-        base_optimizer: Callable[..., Optimizer],
+        base_optimizer: Base,
         *,
         rho: float,
         sigma: float = SIGMA,
         steps: int = 1,
         divergence: DivergenceName = "categorical",
         direction: Direction = "gradient",
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
         module: nn.Module | None = None,
         sync: bool = False,
         **base_kwargs: Any,
     ) -> None:
-        check_climb(rho, steps, sigma, divergence)
-        known = get_args(Direction)
-        require(direction in known, f"direction must be one of {known}, got {direction!r}")
-        self._from_theta = direction == "score"
-        require(
-            steps == 1 or direction == "gradient",
-            f'steps must be 1 for direction="{direction}", got {steps}',
+        super().__init__(
+            params,
+            base_optimizer,
+            rho=rho,
+            sigma=sigma,
+            steps=steps,
+            divergence=divergence,
+            direction=direction,
+            generator=generator,
+            module=module,
+            sync=sync,
+            **base_kwargs,
         )
-        super().__init__(params, base_optimizer, rho=rho, module=module, sync=sync, **base_kwargs)
-        self._sigma, self._steps, self._divergence = sigma, steps, divergence
-        self._direction = direction
-        self._generator = generator or new_generator(self._targets()[0])
+        self.generator = generator or new_generator(targets(self.param_groups)[0])
 
-    def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state, the radii, and the state of the noise."""
-        return {**super().state_dict(), "generator": self._generator.get_state()}
+    def _direction(self, group: dict[str, Any]) -> _Direction:
+        known, direction = get_args(Direction), group["direction"]
+        require(direction in known, f"direction must be one of {known}, got {direction!r}")
+        algorithm = Algorithm1(group["steps"], group["sigma"], group["divergence"])
+        if direction == "gradient":
+            return algorithm
+        require(
+            algorithm.steps == 1,
+            f'steps must be 1 for direction="{direction}", got {algorithm.steps}',
+        )
+        return Random() if direction == "random" else Score(algorithm.divergence)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this optimizer or of its base optimizer's kind."""
-        super().load_state_dict(state_dict)
-        if "generator" in state_dict:
-            self._generator.set_state(state_dict["generator"].cpu())
+    def _objective(self, outputs: Any) -> Tensor:
+        return logits_of(outputs)
 
-    def _start(self, forward: Forward, params: Sequence[Tensor]) -> Tensor:
-        return check_outputs(super()._start(forward, params), self._divergence)
-
-    def _climb(self, reference: Tensor, rehearse: Forward, params: list[Tensor]) -> Deltas:
-        if self._from_theta:
-            score = DIVERGENCES[self._divergence].score(reference.detach(), self._generator)
-            yield self._onto_ball(pullback(reference, params, score))
-            return
-        delta = noise(params, self._sigma, self._generator)
-        if self._direction == "random":
-            yield self._onto_ball(delta)
-            return
-        yield delta
-        for _ in range(self._steps):
-            outputs = rehearse()
-            slope = DIVERGENCES[self._divergence].slope(reference, outputs.detach())
-            yield self._onto_ball(pullback(outputs, params, slope))
+    def _check_reference(self, reference: Tensor) -> None:
+        divergence_named(self.divergence).rows(reference)
 
 
 class IAMD(IAMS):
@@ -490,12 +271,13 @@ class IAMD(IAMS):
     "random" three and two. :class:`flatmin.inconsistency.InconsistencyPenalty` gives the update of
     the gradient direction with one forward less and two graphs.
 
-    Attributes:
-        beta: β, may be changed between steps.
+    Inside :meth:`Climber.perturbed` there is only the gradient of L at θ + δ, which is not IAM-D's:
+    a step by it is refused. An attached model (:meth:`IAMD.attach`) returns a loss with β S_ρ in
+    it, so that whatever scales the loss, as accumulation does, scales both.
 
     Args:
         params: parameters or groups of them, as for any optimizer.
-        base_optimizer: class of the optimizer that steps, such as ``torch.optim.SGD``.
+        base_optimizer: what steps, see :class:`SAM`.
         rho: radius ρ > 0, also per group.
         beta: weight β ≥ 0.
         **kwargs: as for :class:`IAMS`.
@@ -513,32 +295,66 @@ class IAMD(IAMS):
         >>> loss = optimizer.step(closure)
     """
 
+    _settings: ClassVar[tuple[str, ...]] = (*IAMS._settings, "beta")
+    beta = Setting()
+    _steps_by_there = False
+    _needs = (
+        "IAMD steps by a closure, or after a training forward of a model given to attach():"
+        " gradients taken inside perturbed() lack that of beta S_rho. Or add"
+        " InconsistencyPenalty to the loss under any optimizer"
+    )
+
     def __init__(
         self,
         params: ParamsT,
-        base_optimizer: Callable[..., Optimizer],
+        base_optimizer: Base,
         *,
         rho: float,
         beta: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        check_beta(beta)
-        super().__init__(params, base_optimizer, rho=rho, **kwargs)
-        self.beta = beta
+        super().__init__(params, base_optimizer, rho=rho, **{"beta": beta, **kwargs})
 
-    def _backward(self, passes: _Passes) -> None:
-        params, _ = self._targets()
-        total = DIVERGENCES[self._divergence].total
-        with self.perturbed(passes.objective) as reference, self._rehearsal(params):
-            outputs = passes.objective()
-            penalty = self.beta * total(reference, outputs) / len(outputs)
-            there = torch.autograd.grad(penalty, params, allow_unused=True)
-            moved = outputs.detach()
-        with self._buffers_kept():
-            loss, outputs = passes.run()
+    def _direction(self, group: dict[str, Any]) -> _Direction:
+        check_beta(group["beta"])
+        return super()._direction(group)
+
+    def _backward(self, closure: Callable[[], Any]) -> Tensor | None:
+        passes = Passes(closure, by_loss=False)
+        visit, reference = self._depart(passes.objective, self._module)
+        try:
+            moved, there = self._far_side(visit, reference)
+            loss, logits = passes.run()
             # After the forward, which may zero .grad; before backward, which reduces over ranks.
-            for p, g in zip(params, there, strict=True):
-                if g is not None:
-                    p.grad = g if p.grad is None else p.grad.add_(g)
-            penalty = self.beta * total(outputs, moved) / len(outputs)
-            (loss + penalty).backward()  # type: ignore[no-untyped-call]
+            for p, g in zip(visit.params, there, strict=True):
+                if g is not None:  # a copy: weights that are added somewhere have one in common
+                    p.grad = g.clone() if p.grad is None else p.grad.add_(g)
+            (loss + self._penalty(logits, moved)).backward()  # type: ignore[no-untyped-call]
+        finally:
+            visit.home()
+        self._climbed = True
+        return passes.loss
+
+    def _far_side(self, visit: Visit, reference: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """f(x, θ + δ), and the gradient of β S_ρ through it; then back to θ."""
+        outputs = visit.outputs()
+        there = visit.gradients(self._penalty(reference, outputs))
+        visit.go()
+        return outputs.detach(), there
+
+    def _penalty(self, outputs: Tensor, moved: Tensor) -> Tensor:
+        divergence = divergence_named(self.divergence)
+        value: Tensor = self.beta * divergence.total(outputs, moved) / divergence.count(outputs)
+        return value
+
+    def attach(self, model: nn.Module) -> Attachment:
+        """Add β S_ρ to the loss that the model returns, see :meth:`Climber.attach`.
+
+        Args:
+            model: the model that the loop calls. It has to return its loss, as ``.loss`` or
+                ``["loss"]`` beside its logits; that loss is what the loop sees, β S_ρ added.
+
+        Returns:
+            A handle.
+        """
+        return self._attach(model, Penalised, lambda outputs: outputs)

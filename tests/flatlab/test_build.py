@@ -18,7 +18,7 @@ SMALL = Settings.of(
 def test_unknown_models_are_refused():
     with pytest.raises(ValueError, match=r"model must be cnn-bn, .* got 'lenet'"):
         build_model(replace(SMALL, model="lenet"))
-    with pytest.raises(ValueError, match="model must end in a head for simclr, got 'cnn6'"):
+    with pytest.raises(ValueError, match="model must be residual for simclr, got 'cnn6'"):
         build_model(replace(SMALL, model="cnn6", loop="simclr"))
 
 

@@ -17,6 +17,7 @@ from flatmin.optim import IAMD, IAMS, SAM
 
 SEEDS = [3, 3, 4]
 LR, DECAY, RHO, BETA = [0.1, 0.2, 0.1], [1e-2, 0.0, 1e-3], [0.1, 0.4, 0.2], [1.0, 0.5, 2.0]
+MOMENTUM, SIGMA = [0.9, 0.5, 0.0], 3.0
 STEPS, BATCH, MORE = 5, 6, 4
 IMAGES = torch.randn(20, 1, 6, 6, generator=stream(0), dtype=torch.float64)
 LABELS = torch.randint(3, (20,), generator=stream(1))
@@ -84,7 +85,8 @@ class PlainSGD(torch.optim.SGD):
 
 
 def optimizer_of(method, model, i):
-    params, rest = model.parameters(), {"lr": LR[i], "weight_decay": DECAY[i], "momentum": 0.9}
+    params = model.parameters()
+    rest = {"lr": LR[i], "weight_decay": DECAY[i], "momentum": MOMENTUM[i]}
     noise = stream(SEEDS[i], "noise")
     if method == "SGD":
         return PlainSGD(params, **rest)
@@ -95,7 +97,7 @@ def optimizer_of(method, model, i):
         return SAM(params, torch.optim.SGD, adaptive=method == "ASAM", **rest)
     if method == "score-S":
         return IAMS(params, torch.optim.SGD, direction="score", generator=noise, **rest)
-    rest |= {"steps": 2, "generator": noise}
+    rest |= {"steps": 2, "sigma": SIGMA, "generator": noise}
     if method == "IAM-D":
         return IAMD(params, torch.optim.SGD, beta=BETA[i], **rest)
     return IAMS(params, torch.optim.SGD, **rest)
@@ -134,6 +136,7 @@ def test_all_at_once_is_one_after_the_other(method, build, unlabelled):
     batches = ensemble_batches(IMAGES, LABELS, seeds=SEEDS, batch_size=BATCH, **more)
     start = [build(seed) for seed in SEEDS]
     settings = {"lr": LR, "weight_decay": DECAY, "rho": RHO, "beta": BETA, "climb": 2}
+    settings |= {"momentum": MOMENTUM, "sigma": SIGMA}
     runs = train_ensemble(
         start, method, batches, seeds=SEEDS, steps=STEPS, label_smoothing=0.1, **settings
     )
@@ -185,7 +188,7 @@ def test_recording_changes_nothing():
 @pytest.mark.parametrize("build", [plain_mlp, with_batch_norm], ids=["mlp", "batch-norm"])
 def test_evaluation_is_each_model_s_own(build, monkeypatch):
     _, trained = train("IAM-D", build)[-1]
-    monkeypatch.setattr("flatlab.ensemble._AT_ONCE", 3 * 7)  # in pieces of 7, 7, 6
+    monkeypatch.setattr("flatlab.ensemble.stacked._AT_ONCE", 3 * 7)  # in pieces of 7, 7, 6
     loss, error = trained.loss(IMAGES, LABELS), trained.error(IMAGES, LABELS)
     value = trained.inconsistency(IMAGES, rho=0.2, steps=3)
     for i in range(len(trained)):

@@ -2,12 +2,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.functional import batch_norm, conv2d, linear
 
-from flatlab.models import ResNet, VisionTransformer, WideResNet, cnn3, cnn6, cnn_bn, mlp
+from flatlab.models import WideResNet, cnn3, cnn6, cnn_bn, mlp, resnet, vit
 
 
 def count(model):
@@ -59,13 +59,40 @@ def test_wide_resnet_output_and_gradients():
         assert p.grad.abs().sum() > 0
 
 
-def test_wide_resnet_block_is_preactivated():
-    """With zero residual weights a block without a shortcut convolution passes its input on."""
-    model = WideResNet(16, 2, generator=seeded())
-    block = model.features[2]
-    nn.init.zeros_(block.residual[-1].weight)
-    x = torch.randn(2, 32, 8, 8, generator=seeded())
-    assert torch.equal(block(x), x)
+def shaken(model):
+    """In float64, all values, batch norm's among them, away from where they start."""
+    for tensor in model.double().state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(torch.rand(tensor.shape, generator=seeded(3), dtype=tensor.dtype) / 5)
+    return model.eval()
+
+
+def normalised(x, norm):
+    return batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=1e-5)
+
+
+@pytest.mark.parametrize(("depth", "widen"), [(10, 2), (16, 1)])
+def test_wide_resnet_by_hand(depth, widen):
+    """He et al. 2016b: normalise and activate before each convolution, and before the shortcut's
+    where the shape changes; else the input goes on as it is."""
+    model = shaken(WideResNet(depth, widen, 4, 2, generator=seeded()))
+    convolutions = iter([m for m in model.modules() if isinstance(m, nn.Conv2d)])
+    norms = iter([m for m in model.modules() if isinstance(m, nn.BatchNorm2d)])
+    images = torch.randn(3, 2, 8, 8, generator=seeded(), dtype=torch.float64)
+    x = conv2d(images, next(convolutions).weight, padding=1)
+    for stage in range(3):
+        for block in range((depth - 4) // 6):
+            stride = 2 if stage and not block else 1
+            active = normalised(x, next(norms)).relu()
+            inside = conv2d(active, next(convolutions).weight, stride=stride, padding=1)
+            inside = normalised(inside, next(norms)).relu()
+            inside = conv2d(inside, next(convolutions).weight, padding=1)
+            if x.shape != inside.shape:
+                x = conv2d(active, next(convolutions).weight, stride=stride)
+            x = x + inside
+    x = normalised(x, next(norms)).relu().mean((2, 3))
+    assert not [*convolutions, *norms]
+    torch.testing.assert_close(model(images), linear(x, model.fc.weight, model.fc.bias))
 
 
 def test_wide_resnet_starts_with_he_normal():
@@ -125,73 +152,91 @@ def test_mlp_needs_two_widths():
 )
 def test_resnet_has_the_published_size(depth, classes, stem, size):
     with torch.device("meta"):
-        model = ResNet(depth, classes, stem=stem)
+        model = resnet(depth, classes, stem=stem)
     assert count(model) == size
     on_path = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-    assert sum("shortcut" not in name for name in on_path) + 1 == depth
+    assert sum("downsample" not in name for name in on_path) + 1 == depth
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-def test_resnet_is_torchvision_s(depth):
-    reference = getattr(torchvision.models, f"resnet{depth}")(num_classes=7).eval()
-    model = ResNet(depth, 7, stem="imagenet").eval()
-    values = [v for name, v in reference.state_dict().items()]
-    model.load_state_dict(dict(zip(model.state_dict(), values, strict=True)))
-    x = torch.randn(2, 3, 64, 64, generator=seeded())
-    torch.testing.assert_close(model(x), reference(x))
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_resnet_by_hand(stem):
+    """He et al. 2016: the shortcut is normalised, and what is activated is the sum."""
+    model = shaken(resnet(18, 4, 2, stem=stem, generator=seeded()))
+    images = torch.randn(2, 2, 32, 32, generator=seeded(), dtype=torch.float64)
+    stride, padding = (1, 1) if stem == "cifar" else (2, 3)
+    x = conv2d(images, model.conv1.weight, stride=stride, padding=padding)
+    x = normalised(x, model.bn1).relu()
+    if stem == "imagenet":
+        x = nn.functional.max_pool2d(x, 3, 2, 1)
+    for stage in range(4):
+        for index, block in enumerate(model.get_submodule(f"layer{stage + 1}")):
+            stride = 2 if stage and not index else 1
+            y = conv2d(x, block.conv1.weight, stride=stride, padding=1)
+            y = conv2d(normalised(y, block.bn1).relu(), block.conv2.weight, padding=1)
+            if stride == 2:
+                convolution, norm = block.downsample
+                x = normalised(conv2d(x, convolution.weight, stride=2), norm)
+            x = (x + normalised(y, block.bn2)).relu()
+    logits = linear(x.mean((2, 3)), model.fc.weight, model.fc.bias)
+    torch.testing.assert_close(model(images), logits)
 
 
-def test_resnet_for_cifar_keeps_the_resolution():
-    with torch.device("meta"):
-        features = ResNet(18, in_channels=1).features
-        assert features(torch.zeros(2, 1, 32, 32)).shape == (2, 512, 4, 4)
+def test_resnet_first_layer_starts_with_he_normal():
+    weight = resnet(18, in_channels=1, generator=seeded()).conv1.weight
+    assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
 
 
 @pytest.mark.parametrize(("width", "heads", "size"), [(192, 3, 5_717_416), (384, 6, 22_050_664)])
 def test_vision_transformer_has_the_published_size(width, heads, size):
     with torch.device("meta"):
-        assert count(VisionTransformer(224, 16, width, 12, heads, 1000)) == size
+        assert count(vit(224, 16, width, 12, heads, 1000)) == size
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_vision_transformer_is_torchvision_s(training):
-    sizes = {"image_size": 8, "patch_size": 4, "num_classes": 5}
-    reference = torchvision.models.VisionTransformer(
-        **sizes, num_layers=2, num_heads=3, hidden_dim=12, mlp_dim=48
-    )
-    nn.init.normal_(reference.heads.head.weight, generator=seeded())
-    model = VisionTransformer(**sizes, width=12, depth=2, heads=3).train(training)
-    renamed = {
-        **{"class_token": "token", "encoder.pos_embedding": "position", "conv_proj": "patches"},
-        **{"encoder.layers.encoder_layer_": "blocks.", "self_attention": "self_attn"},
-        **{"ln_1": "norm1", "ln_2": "norm2", "mlp.0": "linear1", "mlp.3": "linear2"},
-        **{"encoder.ln": "norm", "heads.head": "head"},
-    }
-    state = {}
-    for name, value in reference.state_dict().items():
-        for theirs, ours in renamed.items():
-            name = name.replace(theirs, ours)
-        state[name] = value
-    model.load_state_dict(state)
-    x = torch.randn(3, 3, 8, 8, generator=seeded())
-    with torch.no_grad():
-        torch.testing.assert_close(model(x), reference.train(training)(x))
+def test_vision_transformer_by_hand():
+    """Dosovitskiy et al. 2021, equations 1 to 4, for images of two channels."""
+    model = shaken(vit(8, 4, 12, 2, 3, 5, 2, generator=seeded()))
+    images = torch.randn(3, 2, 8, 8, generator=seeded(), dtype=torch.float64)
+    patches = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(3, 4, 32)
+    tokens = linear(patches, model.conv_proj.weight.flatten(1), model.conv_proj.bias)
+    tokens = torch.cat([model.class_token.expand(3, 1, 12), tokens], 1)
+    tokens = tokens + model.encoder.pos_embedding
+    for block in model.encoder.layers:
+        attention, mlp_ = block.self_attention, block.mlp
+        z = linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+        q, k, v = z.view(3, 5, 3, 3, 4).permute(2, 0, 3, 1, 4)  # of 3 heads of 4 numbers
+        mixed = (q @ k.mT / 4**0.5).softmax(-1) @ v
+        mixed = mixed.transpose(1, 2).reshape(3, 5, 12)
+        tokens = tokens + linear(mixed, attention.out_proj.weight, attention.out_proj.bias)
+        hidden = linear(block.ln_2(tokens), mlp_[0].weight, mlp_[0].bias)
+        tokens = tokens + linear(nn.functional.gelu(hidden), mlp_[3].weight, mlp_[3].bias)
+    head = model.heads.head
+    logits = linear(model.encoder.ln(tokens)[:, 0], head.weight, head.bias)
+    for training in (True, False):
+        torch.testing.assert_close(model.train(training)(images), logits)
 
 
-def test_cnn3_halves_the_image_three_times():
-    model = cnn3(3, 7, generator=seeded())
-    convolutions = [m for m in model if isinstance(m, nn.Conv2d)]
-    shapes = [(m.in_channels, m.out_channels, m.stride, m.kernel_size) for m in convolutions]
-    assert shapes == [(a, b, (2, 2), (3, 3)) for a, b in ((3, 16), (16, 32), (32, 64))]
-    assert [type(m) for m in model[:9]] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 3
-    x = torch.randn(4, 3, 28, 28, generator=seeded())
-    features = model[:9](x)
-    assert features.shape == (4, 64, 4, 4)
-    expected = features.mean((2, 3)) @ model[-1].weight.T + model[-1].bias
-    torch.testing.assert_close(model(x), expected)
+def test_cnn3_by_hand():
+    model = shaken(cnn3(2, 4, generator=seeded()))
+    assert [model[i].out_channels for i in (0, 3, 6)] == [16, 32, 64]
+    x = torch.randn(3, 2, 28, 28, generator=seeded(), dtype=torch.float64)
+    z = x
+    for i in (0, 3, 6):
+        z = normalised(conv2d(z, model[i].weight, stride=2, padding=1), model[i + 1]).relu()
+    logits = linear(z.mean((2, 3)), model[-1].weight, model[-1].bias)
+    torch.testing.assert_close(model(x), logits)
 
 
-def test_cnn_bn():
+def test_cnn_bn_by_hand():
+    model = shaken(cnn_bn(2, 4, generator=seeded()))
+    x = torch.randn(3, 2, 8, 8, generator=seeded(), dtype=torch.float64)
+    z = x
+    for i, stride in ((0, 1), (3, 2), (6, 2)):
+        z = normalised(conv2d(z, model[i].weight, stride=stride, padding=1), model[i + 1]).relu()
+    logits = linear(z.mean((2, 3)), model[-1].weight, model[-1].bias)
+    torch.testing.assert_close(model(x), logits)
+
+
+def test_cnn_bn_size():
     model = cnn_bn(1, 10)
     assert count(model) == 72 + 16 + 1152 + 32 + 2304 + 32 + 170
     x = torch.randn(4, 1, 14, 14, generator=seeded())
@@ -202,10 +247,10 @@ def test_cnn_bn():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ResNet(34), "depth must be 18 or 50, not 34"),
-        (lambda: ResNet(18, stem="tiny"), "stem must be .*'tiny'"),
-        (lambda: VisionTransformer(30, 4), "image_size must be a multiple of 4, not 30"),
-        (lambda: VisionTransformer(32, 4, 100, 2, 3), "width must be a multiple of the 3 heads"),
+        (lambda: resnet(34), "depth must be 18 or 50, not 34"),
+        (lambda: resnet(18, stem="tiny"), "stem must be .*'tiny'"),
+        (lambda: vit(30, 4), "image_size must be a multiple of 4, not 30"),
+        (lambda: vit(32, 4, 100, 2, 3), "width must be a multiple of the 3 heads"),
     ],
 )
 def test_bad_sizes(build, message):
@@ -221,10 +266,10 @@ def test_bad_sizes(build, message):
         lambda g: cnn_bn(generator=g),
         lambda g: cnn3(generator=g),
         lambda g: WideResNet(10, 1, generator=g),
-        lambda g: ResNet(18, generator=g),
-        lambda g: VisionTransformer(8, 4, 12, 1, generator=g),
+        lambda g: resnet(18, generator=g),
+        lambda g: vit(8, 4, 12, 1, generator=g),
     ],
-    ids=["mlp", "cnn6", "cnn_bn", "cnn3", "WideResNet", "ResNet", "VisionTransformer"],
+    ids=["mlp", "cnn6", "cnn_bn", "cnn3", "WideResNet", "resnet", "vit"],
 )
 def test_generator_decides_and_global_state_stays(build):
     before = torch.get_rng_state()
@@ -236,4 +281,5 @@ def test_generator_decides_and_global_state_stays(build):
     assert not all(other)
     generator = seeded(1)  # two networks from one generator differ
     first, second = build(generator), build(generator)
-    assert not torch.equal(next(first.parameters()), next(second.parameters()))
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert not all(torch.equal(p, q) for p, q in pairs)

@@ -22,9 +22,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam
 from torch.profiler import profile
 
-from flatmin._climb import DIVERGENCES
-from flatmin.inconsistency import InconsistencyPenalty
+from flatmin.divergences import divergence_named
 from flatmin.optim import IAMD, IAMS, SAM, Climber
+from flatmin.penalty import InconsistencyPenalty
 
 LR, RHO, SIGMA, BETA = 0.3, 0.2, 0.1, 2.0
 MAKERS = {
@@ -163,7 +163,7 @@ def test_covariance_of_the_score_is_the_fisher_matrix(divergence):
     f = torch.tensor([[2.0, -1.0, 0.5]], dtype=torch.float64)
     p = f.softmax(1)[0]
     expected = p.diag() - p.outer(p) if divergence == "categorical" else torch.eye(3).double()
-    draws = DIVERGENCES[divergence].score(f.expand(20_000, 3), seeded())
+    draws = divergence_named(divergence).score(f.expand(20_000, 3), seeded())
     products = draws[:, :, None] * draws[:, None, :]
     for sample, mean in [(draws, torch.zeros(3)), (products, expected)]:
         error = sample.std(0) / 20_000**0.5
@@ -603,6 +603,10 @@ def test_base_optimizer_must_be_a_class():
         SAM(params, SGD(params, lr=1))
 
 
+def noise_of(optimizer: Climber) -> Tensor | None:
+    return optimizer.state_dict()["param_groups"][0].get("generator")
+
+
 def _backward(case: Case):
     loss, logits = closure_of(case)()
     loss.backward()
@@ -629,12 +633,12 @@ BAD_CLOSURES = [
 def test_bad_closures_are_refused_before_anything_moves(kind, closure, error, message):
     case = build("mlp")
     optimizer = MAKERS[kind](case.model.parameters())
-    before, noise = theta_of(case), optimizer.state_dict().get("generator")
+    before, noise = theta_of(case), noise_of(optimizer)
     with pytest.raises(error, match=message):
         optimizer.step(lambda: closure(case))
     assert torch.equal(theta_of(case), before)
     assert not optimizer.state
-    assert noise is None or torch.equal(optimizer.state_dict()["generator"], noise)
+    assert noise is None or torch.equal(noise_of(optimizer), noise)
 
 
 @pytest.mark.parametrize("kind", ["IAMS", "IAMD", "score"])
@@ -651,7 +655,8 @@ def test_bad_logits_are_refused(kind):
 
     before = theta_of(case)
     for change, message in [
-        (lambda z: z[None], r"logits must be \(n, C\).*\(1, 8, 3\)"),
+        (lambda z: z[:, 0], r"logits must be \(\.\.\., C\).*\(8,\)"),
+        (lambda z: z[:, :1], r"logits must be \(\.\.\., C\) with C >= 2.*\(8, 1\)"),
         (lambda z: z[:0], "must not be empty"),
         (lambda z: z.detach(), "do not depend on any trainable parameter"),
     ]:

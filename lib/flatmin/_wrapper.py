@@ -1,0 +1,134 @@
+"""An optimizer around another: settings in its groups, one state, copies, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+from torch import Generator
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from flatmin._check import require
+from flatmin._together import Together
+from flatmin._visit import targets
+
+Base: TypeAlias = Callable[..., Optimizer] | Sequence[Optimizer]
+
+
+class Setting:
+    """An attribute that all parameter groups hold alike: read from the first, written to each."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, optimizer: Optimizer | None, owner: type) -> Any:
+        return self if optimizer is None else optimizer.param_groups[0][self.name]
+
+    def __set__(self, optimizer: Optimizer, value: Any) -> None:
+        for group in optimizer.param_groups:
+            group[self.name] = value
+
+
+class Wrapper(Optimizer):
+    """Groups and state are those of the base optimizer; the groups hold our settings as well.
+
+    So schedulers, gradient scalers and checkpoints see one optimizer, and a checkpoint of the base
+    optimizer alone lacks nothing but settings.
+    """
+
+    _settings: ClassVar[tuple[str, ...]] = ("rho",)
+    _kept: ClassVar[tuple[str, ...]] = ("base_optimizer", "generator")  # in copies and pickles
+
+    base_optimizer: Optimizer
+    generator: Generator | None
+
+    def __init__(
+        self, params: ParamsT, base: Base, settings: dict[str, Any], base_kwargs: dict[str, Any]
+    ) -> None:
+        if isinstance(base, Optimizer):
+            raise TypeError(
+                "base_optimizer must be a class, another callable that makes an optimizer of"
+                f" params, or a list of ready optimizers, got an instance: {base}"
+            )
+        super().__init__(params, settings)
+        self._check(self.param_groups)
+        made = base(self.param_groups, **base_kwargs) if callable(base) else self._join(base)
+        unused = [] if callable(base) else [*base_kwargs]
+        require(not unused, f"ready optimizers have their settings, got also {unused}")
+        clash = [name for name in self._settings if name in made.defaults]
+        require(not clash, f"{type(made).__name__} has settings of its own named {clash}")
+        self.base_optimizer, self.generator = made, None
+        self.defaults.update(made.defaults)
+        self.param_groups, self.state = made.param_groups, made.state
+
+    def _join(self, optimizers: Sequence[Optimizer]) -> Together:
+        for optimizer in optimizers:
+            if not isinstance(optimizer, Optimizer):
+                raise TypeError(f"base_optimizer must list ready optimizers, got {optimizer!r}")
+        together = Together(optimizers)
+        mine, theirs = (
+            {id(p) for group in each.param_groups for p in group["params"]}
+            for each in (self, together)
+        )
+        require(mine == theirs, "params must be all parameters of the ready optimizers, no others")
+        for group in together.param_groups:
+            for name in self._settings:
+                group.setdefault(name, self.defaults[name])
+        self._check(together.param_groups)
+        return together
+
+    def _check(self, groups: Sequence[dict[str, Any]]) -> None:
+        """Raise a ValueError if a setting is out of range."""
+        targets(groups)
+        for name in self._settings:
+            values = [group[name] for group in groups]
+            alike = name == "rho" or all(value == values[0] for value in values)
+            require(alike, f"{name} must be the same in all groups, got {values}")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as to any optimizer; it may have a "rho" of its own."""
+        if "base_optimizer" in self.__dict__:
+            first = {**self.param_groups[0], "rho": self.defaults["rho"]}
+            settings = {name: first[name] for name in self._settings}
+            self.base_optimizer.add_param_group({**settings, **param_group})
+        else:
+            super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's state; in the groups also the settings and the noise's state."""
+        state: dict[str, Any] = super().state_dict()
+        if self.generator is not None:
+            # In a group, where torch.distributed.checkpoint keeps what it does not know.
+            state["param_groups"][0]["generator"] = self.generator.get_state()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state of this optimizer or of its base optimizer's kind.
+
+        Settings that the latter lacks stay as they are.
+
+        Raises:
+            ValueError: other groups, or a setting out of range; then nothing has changed.
+        """
+        super().load_state_dict(state_dict)  # runs the hooks, ends in __setstate__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        loading = "base_optimizer" in self.__dict__  # not unpickling
+        groups = state["param_groups"]
+        noise = groups[0].pop("generator", None)
+        if loading:
+            for group, present in zip(groups, self.param_groups, strict=True):
+                for name in self._settings:
+                    group.setdefault(name, present[name])
+            self._check(groups)
+            if noise is not None and self.generator is not None:
+                noise = noise.cpu()
+                Generator(self.generator.device).set_state(noise)  # raises before anything changes
+                self.generator.set_state(noise)
+        super().__setstate__(state)
+        shared = {"state": self.state, "param_groups": self.param_groups}
+        self.base_optimizer.__setstate__(shared)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in self._kept}}

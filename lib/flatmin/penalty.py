@@ -1,0 +1,163 @@
+"""Inconsistency as a penalty: β S_ρ of a batch, to add to any loss under any optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from flatmin._check import check_beta, check_climb, check_rho, require
+from flatmin._function import (
+    Batch,
+    Function,
+    Outputs,
+    on_device,
+    same_randomness,
+    steady_attention,
+)
+from flatmin._tangent import SIGMA, new_generator, noise, pullback, unit
+from flatmin.divergences import DivergenceName, divergence_named
+
+__all__ = ["InconsistencyPenalty"]
+
+
+class InconsistencyPenalty:
+    """β S_ρ(θ) of a batch, to add to any loss under any optimizer: IAM-D of Kim et al. 2026.
+
+    The penalty is β E_x KL( f(x, θ) ‖ f(x, θ + δ_K) ), differentiable through both sides, with δ_K
+    of Algorithm 1 held fixed. Given the logits that the loss was computed from, a training step
+    takes (K + 2) forward and as many backward passes, all but one of these in the call, and holds
+    two graphs; :class:`flatmin.optim.IAMD` gives the same update with one graph at a time and one
+    forward more.
+
+    The loop around it stays as it is: autocast and ``GradScaler`` (its own backward passes scale
+    themselves, so that half precision does not underflow), accumulation, clipping, any closure.
+    Where dropout is active, leave ``logits`` out: the penalty then computes f(x, θ) itself, and one
+    mask serves all its passes. Batch-norm statistics move only in the pass that yields the logits.
+    For a model wrapped in ``DistributedDataParallel`` give the wrapper's logits to the call: every
+    rank climbs on its own examples.
+
+    Attributes:
+        rho: ρ, may be changed between steps.
+        beta: β, may be changed between steps.
+
+    Args:
+        model: the network f(·, θ), in the mode that training puts it in.
+        rho: radius ρ > 0.
+        beta: weight β ≥ 0.
+        steps: K ≥ 1.
+        sigma: size σ > 0 of the noise δ₀ ~ N(0, (σ²/m) I); how well it does in bfloat16 shows the
+            table at :func:`flatmin.inconsistency.worst_case_perturbation`.
+        divergence: "categorical" for logits (…, C), "bernoulli" for logits of yes or no (n, …),
+            "gaussian" for regression outputs (n, …).
+        outputs: ``(what the model returns, batch) -> tensor``, by default its tensor or logits.
+        generator: source of the noise, on the model's device; by default one seeded with 0.
+
+    Raises:
+        ValueError: an argument out of range, no trainable parameter; when called, an empty batch,
+            or outputs of a shape that the divergence is not defined for.
+        NotImplementedError: parameters sharded over processes.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> penalty = InconsistencyPenalty(model, rho=0.1, beta=1.0)
+        >>> x, y = torch.ones(8, 4), torch.zeros(8, dtype=torch.long)
+        >>> logits = model(x)
+        >>> loss = torch.nn.functional.cross_entropy(logits, y) + penalty(x, logits)
+        >>> loss.backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        rho: float,
+        beta: float = 1.0,
+        steps: int = 1,
+        sigma: float = SIGMA,
+        divergence: DivergenceName = "categorical",
+        outputs: Outputs | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        check_rho(rho)
+        check_beta(beta)
+        check_climb(steps, sigma)
+        self.model, self.rho, self.beta = model, rho, beta
+        self.steps, self.sigma = steps, sigma
+        self._divergence, self._outputs = divergence_named(divergence), outputs
+        self.generator = generator or new_generator(Function(model).params)
+
+    def __call__(self, inputs: Batch, logits: Any = None) -> Tensor:
+        """Compute β S_ρ of one batch.
+
+        Args:
+            inputs: one batch, labels not needed: it may hold unlabelled examples.
+            logits: f(x, θ) of these inputs with its graph, or what the model returned with it;
+                computed here if left out.
+
+        Returns:
+            A scalar, at least in float32; like a loss, NaN if outputs are not finite.
+        """
+        check_rho(self.rho)
+        check_beta(self.beta)
+        function, divergence = Function(self.model, outputs=self._outputs), self._divergence
+        params = function.params
+        batch = on_device(inputs, params[0].device)
+        # Every pass but the last repeats its randomness; with logits given, that one was the last.
+        last: AbstractContextManager[None] = nullcontext()
+        if logits is None:
+            with same_randomness(params), steady_attention():
+                f = function(batch)
+        else:
+            f, last = function.select(logits, batch), same_randomness(params)
+        n = divergence.count(f)
+        delta = noise(params, self.sigma, self.generator)
+        for step in range(self.steps + 1):
+            randomness = last if step == self.steps else same_randomness(params)
+            with torch.inference_mode(False), torch.enable_grad(), randomness, steady_attention():
+                weights = function.moved(delta)
+                with function.at(weights):
+                    outputs = function(batch)
+                    moved = outputs.detach()
+                    gradient = pullback(outputs, weights, divergence.slope(f.detach(), moved))
+                del outputs
+            if step < self.steps:
+                delta = unit(gradient)
+                torch._foreach_mul_(delta, self.rho)
+        total: Tensor = _KnownGradient.apply(divergence.total(f, moved), gradient, *params)
+        return self.beta * (total / n).to(torch.promote_types(f.dtype, torch.float32))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of the noise, for a checkpoint; ρ and β are the loop's own."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Go on with the noise of :meth:`state_dict`.
+
+        Raises:
+            ValueError: not such a state.
+        """
+        held = [*state_dict]
+        require(held == ["generator"], f"state_dict must hold 'generator' alone, got {held}")
+        self.generator.set_state(state_dict["generator"].cpu())
+
+
+class _KnownGradient(torch.autograd.Function):
+    """Adds a gradient that has been computed already to that of a value."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradient: list[Tensor], *params: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = ctx.gradient
+        return grad, None, *torch._foreach_mul(gradient, grad.to(gradient[0].dtype))

@@ -1,4 +1,4 @@
-"""How many small errors the tests would notice: ``make mutate`` (not part of the tests, takes hours).
+"""How many small errors would the tests notice? ``make mutate``; it takes hours.
 
 mutmut breaks one line at a time, in a copy of the tree, and runs the tests that reach it. Messages
 of errors are left alone. ``--sample`` takes some of the mutants, drawn from a seed; survivors are

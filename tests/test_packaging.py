@@ -1,10 +1,14 @@
 """What the project says of itself in several places must agree."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+import flatmin
 
 try:
     import tomllib
@@ -45,7 +49,7 @@ def test_each_package_knows_only_what_stands_below_it(package):
         assert not found, f"{file} imports {found}"
 
 
-def test_the_repository_stands_once():
+def test_the_repository_stands_in_two_places_that_agree():
     url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     elsewhere = [
         path.relative_to(ROOT).as_posix()
@@ -53,4 +57,52 @@ def test_the_repository_stands_once():
         for path in ROOT.glob(pattern)
         if url in path.read_text("utf-8")
     ]
-    assert elsewhere == ["_config.yml"]
+    assert sorted(elsewhere) == ["_config.yml", "pyproject.toml"]
+    assert all(f"{address}/".startswith(f"{url}/") for address in PROJECT["urls"].values())
+
+
+def test_the_version_stands_once_and_has_its_entry_in_the_changelog():
+    assert "version" not in PROJECT
+    latest = re.search(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text())[1]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    assert flatmin.__version__ == latest == cited
+
+
+# What a bare `pip install` brings, and what it does not.
+
+
+def python(code, *blocked):
+    """Run code where some modules are missing."""
+    missing = f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))"
+    return subprocess.run(
+        [sys.executable, "-c", f"{missing}\n{code}"], capture_output=True, text=True, check=False
+    )
+
+
+def test_flatmin_loads_torch_numpy_and_scipy_alone():
+    extras = ["IPython", "flatbook", "flatlab", "matplotlib", "pandas", "seaborn", "tomli"]
+    extras += ["torchvision", "tqdm", "yaml"]
+    code = "import pkgutil, flatmin\n"
+    code += "for found in pkgutil.walk_packages(flatmin.__path__, 'flatmin.'):\n"
+    code += "    __import__(found.name)"
+    done = python(code, *extras)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["tqdm", "torchvision"])
+def test_the_runner_says_in_one_line_which_extra_is_missing(module, tmp_path):
+    options = ["demo", "seed=0", "--tier", "smoke", "--out", str(tmp_path), "--set"]
+    options += ["model=resnet-18"]
+    code = f"sys.argv = ['flatlab', *{options}]\n"
+    code += "import runpy; runpy.run_module('flatlab', run_name='__main__')"
+    done = python(code, module)
+    assert done.returncode == 1
+    said = f'ModuleNotFoundError: {module} is missing: pip install "flatmin[lab] @ git+<address>"\n'
+    assert done.stderr == said
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "seaborn", "yaml"])
+def test_a_chapter_s_import_says_which_extra_is_missing(module):
+    done = python("import flatbook", module)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith('pip install "flatmin[chapter] @ git+<address>"')

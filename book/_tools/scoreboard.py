@@ -60,7 +60,10 @@ def rows(book: Book) -> list[Row]:
     for id_, entry in book.claims.items():
         chapter_name, record = reported.get(id_, (entry.get("chapter", ""), {}))
         value = float(record["value"]) if "value" in record else None
-        interval = tuple(float(x) for x in record["interval"]) if "interval" in record else None
+        interval = None
+        if "interval" in record:
+            low, high = map(float, record["interval"])
+            interval = low, high
         why = record.get("why", entry.get("planned", Row.why))
         verdict = record.get("verdict", PLANNED)
         board.append(Row(id_, entry, chapter_name, verdict, value, interval, why))

@@ -99,6 +99,11 @@ def _shown(value: float, tolerance: Mapping[str, Any]) -> str:
     return f"below {floor:.0e}" if abs(value) < floor else f"{value:.3g}"
 
 
+def _written(number: float) -> float | str:
+    """A number as JSON takes it."""
+    return number if math.isfinite(number) else str(number)
+
+
 @dataclass(frozen=True)
 class Claim:
     """One claim of a paper. Get it by :func:`claim`.
@@ -152,9 +157,9 @@ class Claim:
             shown += f" [{low:.3g}, {high:.3g}]"
         outcome = verdict(number, self.entry, interval)
         print(f"{self.id}: {outcome}. {shown} ({required(tolerance)}), {self.entry['check']}")
-        record = {"value": number if math.isfinite(number) else str(number), "verdict": outcome}
+        record: dict[str, Any] = {"value": _written(number), "verdict": outcome}
         if interval is not None:
-            record["interval"] = [x if math.isfinite(x) else str(x) for x in interval]
+            record["interval"] = [_written(x) for x in interval]
         self._keep(record)
 
     def untestable(self, why: str) -> None:

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 from flatlab.conduct import conduct
 from flatlab.plan import plan
 from flatlab.sets import Place
 from flatlab.settings import Settings, load_recipe, parse, recipes, smoke
 from flatmin._check import require
+from flatmin._extras import extra
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = _chosen(options)
         _prepare(options.device)
         if options.dry_run:
-            _print_plan(runs, options)
+            _print_plan(runs, options.data)
             return 0
         with _processes(options.device) as (device, part):
             place = Place(options.data, options.download, device, part, options.workers)
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workers", type=int, default=8, help="processes that decode ImageNet")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print runs, passes, time and memory, and stop"
+        "--dry-run", action="store_true", help="print runs, passes and data, and stop"
     )
     return parser
 
@@ -154,6 +154,8 @@ def _processes(device: str) -> Iterator[tuple[str, tuple[int, int]]]:
 
 def _train(name: str, settings: Settings, record: Path, place: Place) -> None:
     """One run, with a bar in a terminal, else a line for each record, in the first process."""
+    with extra("lab"):
+        from tqdm import tqdm
     first = place.part[0] == 0
     if record.exists() and first:
         print(f"{name}: {record} is there")
@@ -175,21 +177,17 @@ def _train(name: str, settings: Settings, record: Path, place: Place) -> None:
         bar.close()
 
 
-def _print_plan(runs: Mapping[str, Settings], options: argparse.Namespace) -> None:
+def _print_plan(runs: Mapping[str, Settings], folder: Path) -> None:
     width = max(map(len, runs))
-    print(
-        f"{'run':{width}}     steps  images  forward + backward  million weights    hours      GB"
-    )
-    total = 0.0
+    print(f"{'run':{width}}     steps  images  forward + backward")
     for name, settings in runs.items():
-        found = plan(settings, options.device)
-        total += found.hours
+        found = plan(settings)
         print(
             f"{name:{width}} {found.steps:9,} {found.images:7} {found.forwards:9} + "
-            f"{found.backwards:<8} {found.parameters / 1e6:15.3f} {found.hours:8.3f} "
-            f"{found.gigabytes:7.1f}"
+            f"{found.backwards}"
         )
-    print(f"{len(runs)} runs, {total:.2f} hours of passes on one {options.device}")
+    data = " and ".join(dict.fromkeys(settings.data for settings in runs.values()))
+    print(f"{len(runs)} runs; they read {data} from {folder}")
 
 
 if __name__ == "__main__":

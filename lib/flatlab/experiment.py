@@ -124,7 +124,7 @@ class Experiment:
         def forward(images: Tensor) -> Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu and settings.bf16):
                 outputs: Tensor = called(images)
-            return outputs.float()
+            return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
 
         return Run(
             model,

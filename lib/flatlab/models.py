@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from flatmin._extras import extra
+
 __all__ = ["WideResNet", "cnn3", "cnn6", "cnn_bn", "mlp", "resnet", "vit"]
 
 
@@ -351,10 +353,8 @@ def vit(
 
 
 def _torchvision() -> Any:
-    try:
+    with extra("lab"):
         from torchvision import models
-    except ImportError as error:
-        raise ImportError("this network needs torchvision: pip install torchvision") from error
     return models
 
 

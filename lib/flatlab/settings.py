@@ -32,11 +32,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from flatmin._check import require
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from flatmin._extras import extra
 
 RECIPES = Path(__file__).with_name("recipes")
 
@@ -192,8 +188,8 @@ def load_recipe(recipe: str | Path, /, **changes: Any) -> dict[str, Settings]:
     if not path.exists():
         raise FileNotFoundError(f"no recipe {recipe}; there are {recipes()}, or give a .toml file")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        content = _toml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
     groups = content.pop("runs", [])
     require(bool(groups), f"{path} must hold at least one [[runs]]")
@@ -224,8 +220,8 @@ def parse(assignment: str) -> tuple[str, Any]:
     name, equals, text = assignment.partition("=")
     require(bool(name and equals and text), f"expected name=value, got {assignment!r}")
     try:
-        return name, tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return name, _toml(f"value = {text}")["value"]
+    except ValueError:
         return name, text
 
 
@@ -252,6 +248,16 @@ def _name(settings: Settings, told: Iterable[str]) -> str:
         if name not in ("method", "seed")
     ]
     return "-".join([settings.method, *own, f"seed{settings.seed}"])
+
+
+def _toml(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        with extra("lab"):
+            import tomli as tomllib
+    content: dict[str, Any] = tomllib.loads(text)
+    return content
 
 
 def _of_kind(name: str, value: Any, hint: Any) -> Any:

@@ -142,10 +142,15 @@ class Penalised(Attachment):
         penalty = KnownGradient.apply(here, self._there, *self._visit.params)
         loss = read(outputs, "loss")
         penalised = loss + penalty.to(loss.dtype)
-        if isinstance(outputs, MutableMapping):
-            outputs["loss"] = penalised
-        else:
-            outputs.loss = penalised
+        try:
+            if isinstance(outputs, MutableMapping):
+                outputs["loss"] = penalised
+            else:
+                outputs.loss = penalised
+        except AttributeError as error:
+            kind = type(outputs).__name__
+            message = f"the model must return its loss in a place that can be set, got {kind}"
+            raise TypeError(message) from error
         return (penalised,)
 
 

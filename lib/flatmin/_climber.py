@@ -60,6 +60,11 @@ class Climber(Wrapper):
         super().__init__(params, base_optimizer, settings, kwargs)
         if module is not None:
             self._check_module(module)
+        require(
+            not getattr(module, "static_graph", False),
+            "DistributedDataParallel(static_graph=True) counts passes, and a climb has more of them"
+            " than it expects: leave static_graph out, or attach() the model",
+        )
         device = targets(self.param_groups)[0][0].device
         self.generator = generator
         self._module, self._sync = module, sync

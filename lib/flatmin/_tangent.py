@@ -45,20 +45,49 @@ def sharded_noise(params: Sequence[Tensor], sigma: float, generator: Generator) 
 def pullback(outputs: Tensor, weights: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
     """Jᵀ times the cotangent, as new tensors, at least in float32; never touches ``.grad``.
 
-    The backward pass runs on a cotangent scaled to 1, so that half precision does not underflow.
+    The backward pass runs on the cotangent scaled to 1, so that half precision does not underflow:
+    scaled in place, as with a large vocabulary there is no room for another.
     """
     require(outputs.requires_grad, "the outputs do not depend on any trainable parameter")
-    # vector_norm, as abs() would make a tensor of the outputs' size; so would keeping cotangent.
     scale = torch.linalg.vector_norm(cotangent, torch.inf)
     scale = scale.clamp_min(torch.finfo(cotangent.dtype).tiny)
-    seed = (cotangent / scale).to(outputs.dtype)
-    del cotangent
-    gradient = torch.autograd.grad(
-        outputs, weights, seed, allow_unused=True, materialize_grads=True
-    )
-    wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradient]
+    seed = cotangent.div_(scale).to(outputs.dtype)
+    pairs = zip(gradient(outputs, weights, seed), weights, strict=True)
+    found = [torch.zeros_like(w) if g is None else g for g, w in pairs]
+    wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in found]
     # Not in place: two weights that are added somewhere have one gradient tensor in common.
     return list(torch._foreach_mul(wide, scale.to(wide[0].dtype)))
+
+
+def gradient(
+    outputs: Tensor, weights: Sequence[Tensor], seed: Tensor | None = None
+) -> list[Tensor | None]:
+    """The gradient of outputs · seed; None for weights that they do not depend on.
+
+    Raises:
+        RuntimeError: a reentrant checkpoint, which hides weights from autograd.
+    """
+    found = torch.autograd.grad(outputs, weights, seed, allow_unused=True)
+    if any(g is None for g in found) and _is_reentrant(outputs):
+        raise RuntimeError(
+            "a reentrant checkpoint hides its weights from the climb: checkpoint with"
+            " use_reentrant=False, as in Hugging Face's"
+            ' gradient_checkpointing_kwargs={"use_reentrant": False}'
+        )
+    return [*found]
+
+
+def _is_reentrant(outputs: Tensor) -> bool:
+    seen, nodes = set(), [outputs.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().startswith("CheckpointFunction"):
+            return True
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
+    return False
 
 
 def unit(tensors: list[Tensor]) -> list[Tensor]:
@@ -98,10 +127,13 @@ class KnownGradient(torch.autograd.Function):
     def forward(
         ctx: Any, value: Tensor, gradient: Sequence[Tensor | None], *params: Tensor
     ) -> Tensor:
-        ctx.gradient = gradient
+        ctx.known = [g is not None for g in gradient]
+        ctx.save_for_backward(*(g for g in gradient if g is not None))
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, None, *(None if g is None else g * grad.to(g.dtype) for g in ctx.gradient)
+        saved = iter(ctx.saved_tensors)
+        given = (next(saved) if known else None for known in ctx.known)
+        return grad, None, *(None if g is None else g * grad.to(g.dtype) for g in given)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from flatmin._check import check_rho, require
 from flatmin._function import same_randomness
-from flatmin._tangent import clear_unless_finite, here, noise, pullback, sharded_noise
+from flatmin._tangent import clear_unless_finite, gradient, here, noise, pullback, sharded_noise
 from flatmin.directions import Tangent
 from flatmin.divergences import Divergence
 
@@ -123,7 +123,7 @@ class Visit:
         """The gradient of a value there; None for parameters that it does not depend on."""
         if self._sharded:
             return self._left_in_grad(value)
-        return [*torch.autograd.grad(value, self.params, allow_unused=True)]
+        return gradient(value, self.params)
 
     @contextmanager
     def _rehearsal(self) -> Iterator[None]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from flatmin._check import check_beta, check_climb, check_rho, require
 from flatmin._function import (
@@ -19,7 +18,7 @@ from flatmin._function import (
     same_randomness,
     steady_attention,
 )
-from flatmin._tangent import SIGMA, new_generator, noise, pullback, unit
+from flatmin._tangent import SIGMA, KnownGradient, new_generator, noise, pullback, unit
 from flatmin.divergences import DivergenceName, divergence_named
 
 __all__ = ["InconsistencyPenalty"]
@@ -130,7 +129,7 @@ class InconsistencyPenalty:
             if step < self.steps:
                 delta = unit(gradient)
                 torch._foreach_mul_(delta, self.rho)
-        total: Tensor = _KnownGradient.apply(divergence.total(f, moved), gradient, *params)
+        total: Tensor = KnownGradient.apply(divergence.total(f, moved), gradient, *params)
         return self.beta * (total / n).to(torch.promote_types(f.dtype, torch.float32))
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -146,18 +145,3 @@ class InconsistencyPenalty:
         held = [*state_dict]
         require(held == ["generator"], f"state_dict must hold 'generator' alone, got {held}")
         self.generator.set_state(state_dict["generator"].cpu())
-
-
-class _KnownGradient(torch.autograd.Function):
-    """Adds a gradient that has been computed already to that of a value."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, gradient: list[Tensor], *params: Tensor) -> Tensor:
-        ctx.gradient = gradient
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = ctx.gradient
-        return grad, None, *torch._foreach_mul(gradient, grad.to(gradient[0].dtype))

@@ -1,12 +1,15 @@
-"""Data sets as files."""
+"""`import by_hand`; data sets as files."""
 
 import hashlib
 import pickle
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 
+sys.path.insert(0, str(Path(__file__).parent))
 RNG = np.random.default_rng(0)
 
 

@@ -121,8 +121,8 @@ def test_a_dry_run_trains_nothing(grid, tmp_path, capsys):
     assert main([str(grid), "--dry-run", "--out", str(tmp_path / "out")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
-    assert "        90       4         4 + 3 " in lines[3]
-    assert lines[-1].startswith("4 runs, ")
+    assert lines[3].endswith("        90       4         4 + 3")
+    assert lines[-1] == "4 runs; they read cifar-10 from data"
     assert not (tmp_path / "out").exists()
 
 

@@ -222,3 +222,30 @@ class Counted(nn.Module):
 
     def _count(self, *_: Any) -> None:
         self.backwards += 1
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    """Normal numbers in float64, the same every time."""
+    return torch.randn(*shape, dtype=torch.float64, generator=seeded(seed))
+
+
+def size(model: nn.Module) -> int:
+    """m."""
+    return sum(p.numel() for p in trainable(model).values())
+
+
+def evaluated(name: str, dtype: torch.dtype = torch.float64) -> Case:
+    """The case in evaluation mode."""
+    case = build(name, dtype)
+    case.model.eval()
+    return case
+
+
+def parts(inputs: Any, sizes: list[int]) -> list[Any]:
+    """One batch as several of the given sizes."""
+    if isinstance(inputs, dict):
+        pieces = zip(*(x.split(sizes) for x in inputs.values()), strict=True)
+        return [dict(zip(inputs, values, strict=True)) for values in pieces]
+    if isinstance(inputs, tuple):
+        return list(zip(*(x.split(sizes) for x in inputs), strict=True))
+    return list(inputs.split(sizes))

@@ -1,5 +1,3 @@
-import copy
-import itertools
 import math
 
 import pytest
@@ -17,51 +15,17 @@ from cases import (
     seeded,
     trainable,
 )
+from optimizers import BETA, LR, MAKERS, RHO, SIGMA, closure_of, loss_gradient, peak, theta_of
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Adam
+from torch.optim import SGD
 from torch.profiler import profile
 
 from flatmin.divergences import divergence_named
 from flatmin.optim import IAMD, IAMS, SAM, Climber
 from flatmin.penalty import InconsistencyPenalty
 
-LR, RHO, SIGMA, BETA = 0.3, 0.2, 0.1, 2.0
-MAKERS = {
-    "SAM": lambda params, **kw: SAM(params, SGD, **{"rho": RHO, "lr": LR, **kw}),
-    "ASAM": lambda params, **kw: SAM(params, SGD, **{"rho": RHO, "lr": LR, "adaptive": True, **kw}),
-    "IAMS": lambda params, **kw: IAMS(
-        params, SGD, **{"rho": RHO, "lr": LR, "sigma": SIGMA, "generator": seeded(), **kw}
-    ),
-    "IAMD": lambda params, **kw: IAMD(
-        params,
-        SGD,
-        **{"rho": RHO, "lr": LR, "sigma": SIGMA, "beta": BETA, "generator": seeded(), **kw},
-    ),
-    "score": lambda params, **kw: MAKERS["IAMS"](params, direction="score", **kw),
-    "random": lambda params, **kw: MAKERS["IAMS"](params, direction="random", **kw),
-}
 DETERMINISTIC = [name for name in NAMES if name != "dropout"]
-
-
-def closure_of(case: Case, model: nn.Module | None = None):
-    def closure() -> tuple[Tensor, Tensor]:
-        logits = case(model)
-        return cross_entropy(logits, case.targets), logits
-
-    return closure
-
-
-def theta_of(case: Case) -> Tensor:
-    return flat(trainable(case.model).values())
-
-
-def loss_gradient(case: Case, theta: Tensor) -> Tensor:
-    def loss(vector: Tensor) -> Tensor:
-        return cross_entropy(outputs_at(case.model, case.inputs, vector), case.targets)
-
-    return torch.func.grad(loss)(theta)
-
 
 # The updates, by hand
 
@@ -252,32 +216,6 @@ def test_the_score_of_a_sure_network_is_the_negative_gradient_of_its_loss():
     torch.testing.assert_close(flat(p.grad for p in sure.model.parameters()), expected)
 
 
-class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """The largest number of bytes that autograd held at one time."""
-
-    def __init__(self):
-        self.now = self.peak = 0
-        meter = self
-
-        class Held:
-            def __init__(self, tensor: Tensor):
-                self.tensor, self.size = tensor, tensor.nbytes
-                meter.now += self.size
-                meter.peak = max(meter.peak, meter.now)
-
-            def __del__(self):
-                meter.now -= self.size
-
-        super().__init__(Held, lambda held: held.tensor)
-
-
-def peak(run) -> int:
-    meter = SavedBytes()
-    with meter:
-        run()
-    return meter.peak
-
-
 def test_iam_d_holds_one_graph_and_its_penalty_two():
     case = build("conv")
     closure = closure_of(case)
@@ -309,220 +247,6 @@ def test_a_step_waits_for_nothing(kind):
     names = {event.name for event in events.events()}
     assert "aten::convolution" in names
     assert not names & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
-
-
-# What stays as it was
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-@pytest.mark.parametrize("kind", MAKERS)
-def test_theta_is_bitwise_back_after_an_exception_in_any_pass(kind, error):
-    case = build("conv", torch.float32)
-    optimizer = MAKERS[kind](case.model.parameters(), module=case.model)
-    theta = theta_of(case)
-    interrupted = 0
-    for last in itertools.count():
-        state = copy.deepcopy(case.model.state_dict())
-        passes = itertools.count()
-
-        def closure(passes=passes, last=last) -> tuple[Tensor, Tensor]:
-            if next(passes) == last:
-                raise error
-            return closure_of(case)()
-
-        try:
-            optimizer.step(closure)
-        except error:
-            interrupted += 1
-        else:
-            break
-        assert torch.equal(theta_of(case), theta)
-        if last == 0:
-            torch.testing.assert_close(case.model.state_dict(), state, rtol=0, atol=0)
-    assert interrupted == {"SAM": 2, "ASAM": 2, "IAMS": 3, "IAMD": 4, "score": 2, "random": 2}[kind]
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_theta_moves_inside_perturbed_and_comes_back_bitwise(kind):
-    case = build("mlp", torch.float32)
-    optimizer = MAKERS[kind](case.model.parameters())
-    theta = theta_of(case)
-    loss, logits = closure_of(case)()
-    with optimizer.perturbed(lambda: closure_of(case)()["SAM" not in kind]) as reference:
-        distance = float((theta_of(case) - theta).norm())
-        torch.testing.assert_close(reference, loss if "SAM" in kind else logits)
-        assert not reference.requires_grad
-    assert distance > 0
-    assert kind == "ASAM" or distance == pytest.approx(RHO, rel=1e-5)
-    assert torch.equal(theta_of(case), theta)
-    assert all(p.grad is None for p in case.model.parameters())
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_gradients_add_to_those_already_there(kind):
-    case, twin = build("mlp"), build("mlp")
-    for p in case.model.parameters():
-        p.grad = torch.ones_like(p)
-    MAKERS[kind](case.model.parameters()).step(closure_of(case))
-    MAKERS[kind](twin.model.parameters()).step(closure_of(twin))
-    for p, q in zip(case.model.parameters(), twin.model.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad + 1)
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_zero_grad_inside_the_closure_is_harmless(kind):
-    case, twin = build("mlp"), build("mlp")
-    optimizer = MAKERS[kind](case.model.parameters())
-
-    def closure() -> tuple[Tensor, Tensor]:
-        optimizer.zero_grad()
-        return closure_of(case)()
-
-    other = MAKERS[kind](twin.model.parameters())
-    for _ in range(2):
-        optimizer.step(closure)
-        other.zero_grad()
-        other.step(closure_of(twin))
-    assert torch.equal(theta_of(case), theta_of(twin))
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_batch_statistics_move_once_a_step_given_the_module(kind):
-    case, twin = build("conv"), build("conv")
-    MAKERS[kind](case.model.parameters(), module=case.model).step(closure_of(case))
-    twin()
-    torch.testing.assert_close(dict(case.model.named_buffers()), dict(twin.model.named_buffers()))
-    assert case.model[1].num_batches_tracked == 1
-    case = build("conv")
-    MAKERS[kind](case.model.parameters()).step(closure_of(case))
-    assert case.model[1].num_batches_tracked > 1
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_dropout_draws_one_mask_a_step(kind):
-    case, twin = build("dropout"), build("dropout")
-    # With next to no radius a step is that of SGD, if all passes have its mask.
-    optimizer = MAKERS[kind](case.model.parameters(), rho=1e-9)
-    plain = SGD(twin.model.parameters(), lr=LR)
-    start = torch.get_rng_state()
-    for _ in range(2):
-        optimizer.zero_grad()
-        optimizer.step(closure_of(case))
-    after = torch.get_rng_state()
-    torch.set_rng_state(start)
-    for _ in range(2):
-        plain.zero_grad()
-        closure_of(twin)()[0].backward()
-        plain.step()
-    assert torch.equal(torch.get_rng_state(), after)
-    torch.testing.assert_close(theta_of(case), theta_of(twin), rtol=1e-6, atol=1e-7)
-
-
-# Groups, state, schedulers
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_groups_have_their_own_radius_and_rate(kind):
-    case = build("mlp", torch.float32)
-    first, last = case.model[0], case.model[2]
-    groups = [{"params": first.parameters(), "rho": 0.1}, {"params": last.parameters(), "lr": 0.0}]
-    optimizer = MAKERS[kind](groups)
-    assert [(g["rho"], g["lr"]) for g in optimizer.param_groups] == [(0.1, LR), (RHO, 0.0)]
-    assert optimizer.param_groups is optimizer.base_optimizer.param_groups
-
-    def lengths() -> tuple[float, float]:
-        now = theta_of(case)
-        with optimizer.perturbed(lambda: closure_of(case)()["SAM" not in kind]):
-            moved = theta_of(case) - now
-        split = sum(p.numel() for p in first.parameters())
-        return float(moved[:split].norm()), float(moved[split:].norm())
-
-    if kind != "ASAM":
-        a, b = lengths()
-        assert math.hypot(a / 0.1, b / RHO) == pytest.approx(1, rel=1e-4)
-    frozen = flat(last.parameters())
-    optimizer.step(closure_of(case))
-    assert torch.equal(flat(last.parameters()), frozen)
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_added_groups_reach_both_optimizers(kind):
-    case = build("mlp")
-    optimizer = MAKERS[kind](case.model[0].parameters(), momentum=0.9)
-    optimizer.add_param_group({"params": [*case.model[2].parameters()], "rho": 1.0})
-    before = theta_of(case)
-    optimizer.step(closure_of(case))
-    assert (theta_of(case) != before).all()
-    assert optimizer.param_groups[1]["momentum"] == 0.9
-    assert len(optimizer.state) == 4
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_schedulers_drive_the_rate_and_the_radius(kind):
-    case = build("mlp")
-    optimizer = MAKERS[kind](case.model.parameters())
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-    before = theta_of(case)
-    optimizer.step(closure_of(case))
-    gradient = (before - theta_of(case)) / LR
-    scheduler.step()
-    nn.utils.vector_to_parameters(before.clone(), case.model.parameters())
-    optimizer.zero_grad()
-    optimizer.param_groups[0]["rho"] = 1e-9
-    optimizer.step(closure_of(case))
-    plain = loss_gradient(build("mlp"), before)
-    torch.testing.assert_close((before - theta_of(case)) / (LR / 2), plain, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(gradient, plain, rtol=1e-3)
-
-
-@pytest.mark.parametrize("base", [SGD, Adam])
-@pytest.mark.parametrize("kind", MAKERS)
-def test_training_resumes_bitwise(kind, base, tmp_path):
-    def start():
-        case = build("conv", torch.float32)
-        maker = {"SAM": SAM, "ASAM": SAM, "IAMS": IAMS, "IAMD": IAMD}.get(kind, IAMS)
-        arguments = {"ASAM": {"adaptive": True}} | {
-            d: {"direction": d} for d in ("score", "random")
-        }
-        arguments = dict(arguments.get(kind, {}))
-        arguments |= {"momentum": 0.9} if base is SGD else {}
-        return case, maker(case.model.parameters(), base, rho=RHO, lr=0.05, **arguments)
-
-    def train(case, optimizer, steps: int) -> None:
-        for _ in range(steps):
-            optimizer.zero_grad()
-            optimizer.step(closure_of(case))
-
-    case, optimizer = start()
-    train(case, optimizer, 2)
-    saved = {"model": case.model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(saved, tmp_path / "checkpoint.pt")
-    train(case, optimizer, 2)
-
-    other, resumed = start()
-    loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    other.model.load_state_dict(loaded["model"])
-    resumed.load_state_dict(loaded["optimizer"])
-    assert resumed.state is resumed.base_optimizer.state
-    train(other, resumed, 2)
-    torch.testing.assert_close(other.model.state_dict(), case.model.state_dict(), rtol=0, atol=0)
-
-    plain = base(case.model.parameters(), lr=0.05)
-    closure_of(case)()[0].backward()
-    plain.step()
-    held = {key for state in optimizer.state.values() for key in state}
-    assert held == {key for state in plain.state.values() for key in state} or base is SGD
-    assert held <= {"momentum_buffer", "step", "exp_avg", "exp_avg_sq"}
-    resumed.load_state_dict(optimizer.base_optimizer.state_dict())  # a plain one's, too
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_frozen_parameters_stay_and_do_not_count(kind):
-    case = build("frozen")
-    body = flat(case.model.body.parameters())
-    optimizer = MAKERS[kind](case.model.parameters(), module=case.model, weight_decay=0.1)
-    optimizer.step(closure_of(case))
-    assert torch.equal(flat(case.model.body.parameters()), body)
 
 
 # Edges and errors

@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flatmin._extras import extra
+
 __all__ = ["ImageData", "fashion_mnist"]
 
 Bytes = NDArray[np.uint8]
@@ -174,9 +176,7 @@ def _find(root: Path | None, download: bool) -> tuple[Path, str]:
             f"no full Fashion-MNIST in {' or '.join(map(str, places))}: pass download=True (needs "
             "torchvision), give its folder as root, or install Debian's dataset-fashion-mnist"
         )
-    try:
+    with extra("lab"):
         from torchvision.datasets import FashionMNIST
-    except ImportError as error:
-        raise ImportError("download=True needs torchvision: pip install torchvision") from error
     FashionMNIST(str(base), download=True)
     return raw, places[raw]

@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from flatlab.data import Bytes, ImageData
+from flatmin._extras import extra
 
 __all__ = ["STATISTICS", "FolderImages", "balanced", "cifar", "svhn", "with_wrong"]
 
@@ -217,10 +218,8 @@ def _check_split(split: str) -> None:
 
 
 def _torchvision() -> Any:
-    try:
+    with extra("lab"):
         from torchvision import datasets
-    except ImportError as error:
-        raise ImportError("this data set needs torchvision: pip install torchvision") from error
     return datasets
 
 

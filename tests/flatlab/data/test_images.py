@@ -149,7 +149,7 @@ def test_torchvision_is_imported_late_and_missed_in_words(tmp_path, monkeypatch)
     check = "import sys, flatlab.data.images; assert 'torchvision' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(ImportError, match="pip install torchvision"):
+    with pytest.raises(ImportError, match=r"torchvision is missing: pip install \"flatmin\[lab\]"):
         cifar(10, "train", root=tmp_path)
 
 

@@ -1,0 +1,279 @@
+"""Runs assembled by hand from torch and flatmin: what an experiment must do, step by step.
+
+Nothing here goes through the runner, its loops, its schedules or its streams. Augmentations and
+the initial values of a network come from the library: they have tests of their own.
+"""
+
+import copy
+import math
+from hashlib import sha256
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
+from torch.optim import SGD, AdamW
+
+from flatlab.data.augment import colour_jitter, crop, cutout, flip, grey, rand_augment, resized_crop
+from flatlab.models import WideResNet, cnn_bn, mlp
+from flatmin.curvature import hessian_trace, top_hessian_eigenpairs
+from flatmin.inconsistency import local_inconsistency
+from flatmin.optim import IAMD, IAMS, SAM
+
+RECORD_EVERY = 500
+AT_ONCE, LOOK_AT = 5, 10  # in place of 250 and 1000
+FLOAT = torch.float64
+
+
+def stream(*key):
+    digest = sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def order(n, size, *key):
+    """Batches of indices: one permutation after the other, cut into pieces."""
+    epoch, ahead = 0, []
+    while True:
+        while len(ahead) < size:
+            ahead += torch.randperm(n, generator=stream(*key, "order", epoch)).tolist()
+            epoch += 1
+        yield torch.tensor(ahead[:size])
+        ahead = ahead[size:]
+
+
+def factor_of(settings, step, steps, epoch):
+    if settings.schedule == "drops":
+        return 0.2 ** sum(step >= steps * tenths // 10 for tenths in (3, 6, 8))
+    if settings.schedule == "cosine":
+        warm = settings.warmup * epoch
+        if step < warm:
+            return (step + 1) / warm
+        return (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1))) / 2
+    if settings.schedule == "fixmatch":
+        return math.cos(7 / 16 * math.pi * step / steps)
+    return 1.0
+
+
+def network(settings, kind):
+    generator = stream(settings.seed, "init")
+    if settings.model == "cnn-bn":
+        model = cnn_bn(kind.channels, kind.classes, generator=generator)
+    else:
+        model = WideResNet(10, 1, kind.classes, kind.channels, generator=generator)
+    if settings.loop == "simclr":
+        model.fc = nn.Identity()
+        projector = mlp([64, 64, 128], generator=stream(settings.seed, "projector"))
+        model = nn.Sequential(model, projector)
+    return model.to(FLOAT)
+
+
+def optimizer_of(settings, model):
+    base = SGD if settings.base == "SGD" else AdamW
+    kwargs = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if base is SGD:
+        kwargs["momentum"] = settings.momentum
+    if settings.method == "SGD":
+        return base(model.parameters(), **kwargs)
+    kwargs |= {"rho": settings.rho, "module": model}
+    noise = {"generator": stream(settings.seed, "noise")}
+    climb = {"steps": settings.climb, "sigma": settings.sigma, **noise}
+    params = model.parameters()
+    match settings.method:
+        case "SAM":
+            return SAM(params, base, **kwargs)
+        case "ASAM":
+            return SAM(params, base, adaptive=True, **kwargs)
+        case "IAM-S":
+            return IAMS(params, base, **climb, **kwargs)
+        case "IAM-D":
+            return IAMD(params, base, beta=settings.beta, **climb, **kwargs)
+        case "random-S":
+            return IAMS(params, base, direction="random", **noise, **kwargs)
+        case "score-S":
+            return IAMS(params, base, direction="score", **noise, **kwargs)
+        case "random-D":
+            return IAMD(params, base, direction="random", beta=settings.beta, **noise, **kwargs)
+
+
+def through(operations, images, generator, kind):
+    """On pixels in 0…1."""
+    mean, std = (torch.tensor(v, dtype=FLOAT).view(-1, 1, 1) for v in (kind.mean, kind.std))
+    pixels = images * std + mean
+    for operation in operations:
+        pixels = operation(pixels, generator)
+    return (pixels - mean) / std
+
+
+def weak(images, generator):
+    return flip(crop(images, generator, mode="reflect"), generator)
+
+
+def strong(images, generator):
+    return cutout(rand_augment(weak(images, generator), generator), generator)
+
+
+def view(images, generator):
+    return grey(
+        colour_jitter(flip(resized_crop(images, generator), generator), generator), generator
+    )
+
+
+def few_of_each(labels, count, seed):
+    """The first ``count`` of each class in an order at random, the classes taking turns."""
+    import numpy as np
+
+    shuffled = np.argsort(np.random.PCG64(seed).random_raw(len(labels)))
+    classes = labels.unique().tolist()
+    members = [[i for i in shuffled if labels[i] == c][:count] for c in classes]
+    return torch.tensor([i for turn in zip(*members, strict=True) for i in turn])
+
+
+def losses_of(settings, model, x, y, u, generator, kind):
+    """Images in one pass, and from their logits the labelled loss, the other, what IAM sees."""
+    if settings.loop == "simclr":
+        images = torch.cat([through([view], x, generator, kind) for _ in range(2)])
+
+        def parts():
+            z, n = normalize(model(images)), len(x)
+            logits = (
+                torch.stack([torch.cat([z[:i], z[i + 1 :]]) @ z[i] for i in range(2 * n)])
+                / settings.temperature
+            )
+            partner = [*range(n - 1, 2 * n - 1), *range(n)]  # after the one that is left out
+            return cross_entropy(logits, torch.tensor(partner)), 0.0, logits
+
+    elif settings.loop == "fixmatch":
+        images = [through([weak], x, generator, kind), through([weak], u, generator, kind)]
+        images = torch.cat([*images, through([strong], u, generator, kind)])
+
+        def parts():
+            logits = model(images)
+            own, easy, hard = logits.split([len(x), len(u), len(u)])
+            p, guess = easy.detach().softmax(1).max(1)
+            sure = (p >= settings.threshold).to(FLOAT)
+            unsure = (sure * cross_entropy(hard, guess, reduction="none")).sum() / len(u)
+            return cross_entropy(own, y), settings.unlabelled_weight * unsure, logits
+
+    else:
+        images = x if u is None else torch.cat([x, u])
+        if settings.augment:
+            images = through(kind.standard, images, generator, kind)
+
+        def parts():
+            logits = model(images)
+            smooth = settings.label_smoothing
+            return cross_entropy(logits[: len(x)], y, label_smoothing=smooth), 0.0, logits
+
+    return parts
+
+
+def take_step(settings, optimizer, parts):
+    """Returns the loss at θ."""
+    if settings.loop == "fixmatch" and "SAM" in settings.method:
+        with optimizer.perturbed(lambda: parts()[0]) as loss:
+            parts()[0].backward()
+        unlabelled = parts()[1]
+        unlabelled.backward()
+        optimizer.step()
+        return float(loss) + float(unlabelled)
+
+    def closure():
+        labelled, unlabelled, logits = parts()
+        return labelled + unlabelled, logits
+
+    if settings.method != "SGD":
+        return float(optimizer.step(closure))
+    loss = closure()[0]
+    loss.backward()
+    optimizer.step()
+    return float(loss)
+
+
+def probe(settings, encoder, train, test):
+    """A linear layer on frozen features by AdamW, in order of its own; its test error."""
+    (x, y), (x_test, y_test) = train, test
+    with torch.no_grad():
+        features, held_out = encoder(x), encoder(x_test)
+    layer = mlp([64, int(y.max()) + 1], generator=stream(0, "probe")).to(FLOAT)
+    optimizer = AdamW(layer.parameters(), lr=1e-3)
+    steps = max(1, 20 * len(y) // 256)
+    for _, chosen in zip(range(steps), order(len(y), 256, 0), strict=False):
+        optimizer.zero_grad()
+        cross_entropy(layer(features[chosen]), y[chosen]).backward()
+        optimizer.step()
+    return (layer(held_out).argmax(1) != y_test).to(FLOAT).mean().item()
+
+
+def wrong(model, x, y, guesses=1):
+    with torch.no_grad():
+        best = model(x).topk(min(guesses, model(x[:1]).shape[1])).indices
+    return 1 - (best == y[:, None]).any(1).to(FLOAT).mean().item()
+
+
+def run(settings, kind, data):
+    """Parameters and buffers in the end, mean losses, looks, and what is measured last."""
+    train = data["train" if settings.validate else "train+validation"]
+    held_out = data["validation" if settings.validate else "test"]
+    images, labels = train
+    x, y = train
+    if settings.labels:
+        known = few_of_each(labels, settings.labels // kind.classes, settings.seed)
+        x, y = images[known], labels[known]
+    true, y = y, y.clone()
+    if settings.label_noise:
+        draw, count = stream(settings.seed, "label noise"), round(settings.label_noise * len(y))
+        chosen = torch.randperm(len(y), generator=draw)[:count]
+        shift = torch.randint(1, kind.classes, (count,), generator=draw)
+        y[chosen] = (true[chosen] + shift) % kind.classes
+    epoch = settings.steps_per_epoch or len(images) // settings.batch_size
+    steps = settings.epochs * epoch
+    model = network(settings, kind)
+    optimizer = optimizer_of(settings, model)
+    average, generator = None, stream(settings.seed, "augmentation")
+    batches = order(len(y), settings.batch_size, settings.seed)
+    pool = order(len(images), max(settings.unlabelled_batch_size, 1), settings.seed, "unlabelled")
+    losses, looks, every = [], [], min(epoch, RECORD_EVERY)
+    for step in range(steps):
+        model.train()
+        halved = settings.halve_rho and step // every * every >= settings.halve_rho * epoch
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * factor_of(settings, step, steps, epoch)
+            if settings.method != "SGD":
+                group["rho"] = settings.rho / (2 if halved else 1)
+        optimizer.zero_grad()
+        chosen = next(batches)
+        u = images[next(pool)] if settings.unlabelled_batch_size else None
+        parts = losses_of(settings, model, x[chosen], y[chosen], u, generator, kind)
+        losses.append(take_step(settings, optimizer, parts))
+        if settings.ema and average is None:
+            average = copy.deepcopy(model)
+        elif settings.ema:
+            for mean, now in zip(average.parameters(), model.parameters(), strict=True):
+                mean.data = settings.ema * mean.data + (1 - settings.ema) * now.data
+            for mean, now in zip(average.buffers(), model.buffers(), strict=True):
+                mean.data = now.clone()
+        done = step + 1
+        if done % every and done != steps:
+            continue
+        shown = (average or model).eval()
+        due = done == steps or done % (settings.look * epoch) < every
+        look = {"step": done, "loss": sum(losses) / len(losses)}
+        losses = []
+        if due and settings.loop == "simclr":
+            look["error"] = probe(settings, shown[0], (x, y), held_out)
+        elif due:
+            look |= {"error": wrong(shown, *held_out), "error_top5": wrong(shown, *held_out, 5)}
+            S = local_inconsistency(shown, [*held_out[0][:LOOK_AT].split(AT_ONCE)], rho=0.1)
+            look["S"] = S.value
+            if settings.label_noise:
+                look["memorised"] = 1 - wrong(shown, x[y != true], y[y != true])
+        looks.append(look)
+    final = {}
+    shown = (average or model).eval()
+    if settings.loop != "simclr":
+        final["train_error"] = wrong(shown, x, y)
+        if settings.curvature:
+            few = [x[:LOOK_AT], y[:LOOK_AT]]
+            top = top_hessian_eigenpairs(shown, cross_entropy, *few, tol=1e-2)
+            final["lambda_max(H)"] = float(top.eigenvalues[0]) if top.converged else math.nan
+            final["Tr H"] = hessian_trace(shown, cross_entropy, *few).value
+    return {"model": model, "average": average, "looks": looks, "final": final}

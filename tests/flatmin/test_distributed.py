@@ -1,0 +1,241 @@
+"""Optimizers over two processes: DistributedDataParallel and fully_shard."""
+
+import math
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from cases import Case, build
+from optimizers import KINDS, RHO, Labelled, closure_of, goes_by, grads_of, make, parts, theta_of
+from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from flatmin.inconsistency import InconsistencyPenalty
+
+# DistributedDataParallel
+
+
+def _half(rank: int, dtype: torch.dtype = torch.float64) -> Case:
+    whole = build("conv", dtype)
+    rows = slice(4 * rank, 4 * rank + 4)
+    return Case("half", whole.model, whole.inputs[rows], whole.targets[rows])
+
+
+def _mean_of_ranks(kind: str) -> Tensor:
+    """The gradient that ranks with δ of their own should agree on."""
+    grads = []
+    for rank in range(2):
+        case = _half(rank)
+        make(kind, case.model).step(closure_of(case))
+        grads.append(grads_of(case))
+    return sum(grads) / 2
+
+
+def _rank(rank: int, address: str) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+
+    def equal_on_all_ranks(vector: Tensor) -> bool:
+        others = [torch.empty_like(vector) for _ in range(2)]
+        dist.all_gather(others, vector)
+        return torch.equal(*others)
+
+    for kind in KINDS:
+        for sync in (False, True):
+            case = _half(rank)
+            ddp = DistributedDataParallel(case.model, find_unused_parameters=not sync)
+            optimizer = make(kind, ddp, sync=sync)
+            reductions = []
+
+            def count(_state, bucket, reductions=reductions):
+                reductions.append(bucket.index())
+                future = dist.all_reduce(bucket.buffer().div_(2), async_op=True).get_future()
+                return future.then(lambda f: f.value()[0])
+
+            ddp.register_comm_hook(None, count)
+            with optimizer.perturbed(goes_by(kind, case, ddp)):
+                moved = theta_of(case)
+            assert equal_on_all_ranks(moved) == sync, (kind, sync)
+            assert not reductions  # the climb is silent
+
+            case = _half(rank)
+            ddp = DistributedDataParallel(case.model, find_unused_parameters=not sync)
+            optimizer = make(kind, ddp, sync=sync)
+            ddp.register_comm_hook(None, count)
+            for step in range(2):
+                optimizer.zero_grad()
+                optimizer.step(closure_of(case, ddp))
+                assert len(reductions) == step + 1, (kind, sync, reductions)
+                if not sync and step == 0:
+                    torch.testing.assert_close(grads_of(case), _mean_of_ranks(kind))
+            assert equal_on_all_ranks(theta_of(case)), (kind, sync)
+
+    case = _half(rank)
+    ddp = DistributedDataParallel(case.model)
+    penalty = InconsistencyPenalty(case.model, rho=RHO)
+    loss, logits = closure_of(case, ddp)()
+    (loss + penalty(case.inputs, logits)).backward()
+    torch.testing.assert_close(grads_of(case), _mean_of_ranks("IAMD"))
+
+    # Accumulation: no_sync has to cover the forward passes too.
+    case = _half(rank)
+    ddp = DistributedDataParallel(case.model)
+    optimizer = make("IAMS", ddp)
+    first, second = parts(case, 2)
+    with ddp.no_sync(), optimizer.perturbed(goes_by("IAMS", first, ddp)):
+        closure_of(first, ddp)()[0].backward()
+    with optimizer.perturbed(goes_by("IAMS", second, ddp)):
+        closure_of(second, ddp)()[0].backward()
+    optimizer.step()
+    assert equal_on_all_ranks(theta_of(case))
+    dist.destroy_process_group()
+
+
+def test_distributed_data_parallel_over_two_processes(tmp_path):
+    # A spawned process imports the function by name; pytest has its own name for this file.
+    from test_distributed import _rank
+
+    mp.spawn(_rank, args=(f"file://{tmp_path / 'rendezvous'}",), nprocs=2)
+
+
+# Attached, inside DistributedDataParallel
+
+
+def _attached(rank: int, address: str) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    for kind in KINDS:
+        for static in (False, True):
+            case = _half(rank)
+            ddp = DistributedDataParallel(Labelled(case.model), static_graph=static)
+            reductions = []
+
+            def count(_state, bucket, reductions=reductions):
+                reductions.append(bucket.index())
+                future = dist.all_reduce(bucket.buffer().div_(2), async_op=True).get_future()
+                return future.then(lambda f: f.value()[0])
+
+            ddp.register_comm_hook(None, count)
+            if static:
+                with pytest.raises(ValueError, match="static_graph=True"):
+                    make(kind, ddp)
+            optimizer = make(kind, ddp, module=None)
+            optimizer.attach(ddp)
+            for step in range(3):
+                ddp(case.inputs, case.targets).loss.backward()
+                if step == 0:
+                    torch.testing.assert_close(grads_of(case), _mean_of_ranks(kind))
+                optimizer.step()
+                optimizer.zero_grad()
+                assert len(reductions) == step + 1, (kind, static, reductions)
+            assert case.model[1].num_batches_tracked == 3
+
+            # Accumulation
+            first, second = parts(case, 2)
+            with ddp.no_sync():
+                ddp(first.inputs, first.targets).loss.backward()
+            ddp(second.inputs, second.targets).loss.backward()
+            others = [torch.empty_like(grads_of(case)) for _ in range(2)]
+            dist.all_gather(others, grads_of(case))
+            assert torch.equal(*others)
+            assert len(reductions) == 4
+    dist.destroy_process_group()
+
+
+def test_an_attached_model_in_distributed_data_parallel(tmp_path):
+    from test_distributed import _attached
+
+    mp.spawn(_attached, args=(f"file://{tmp_path / 'rendezvous'}",), nprocs=2)
+
+
+# fully_shard
+
+
+class InADict(Labelled):
+    """fully_shard finds no tensors in any object."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return vars(super().forward(x, labels))
+
+
+def _piecewise(params, sigma, generator):
+    """Noise as sharded parameters draw it."""
+    size = sum(p.numel() for p in params)
+    return [
+        torch.randn(p.shape, generator=generator, dtype=p.dtype) * (sigma / size**0.5)
+        for p in params
+    ]
+
+
+SHARDED = {**{kind: {} for kind in KINDS}, "ASAM": {"adaptive": True}, "K=2": {"steps": 2}}
+
+
+def _sharded(rank: int, address: str) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    rows = slice(4 * rank, 4 * rank + 4)
+    for name, arguments in SHARDED.items():
+        kind = {"ASAM": "SAM", "K=2": "IAMS"}.get(name, name)
+        for way in (
+            ("closure", "attached", "perturbed") if kind != "IAMD" else ("closure", "attached")
+        ):
+            whole, half = build("mlp"), build("mlp")
+            model = InADict(half.model)
+            fully_shard(half.model[0])
+            fully_shard(model)
+            if way == "closure":
+                with pytest.raises(ValueError, match="give module=model"):
+                    make(kind, model, module=None).step(lambda: None)
+            optimizer = make(kind, model, momentum=0.9, **arguments)
+            if way == "attached":
+                optimizer.attach(model)
+            reference = make(kind, whole.model, momentum=0.9, **arguments)
+
+            def closure(model=model, half=half):
+                outputs = model(half.inputs[rows], half.targets[rows])
+                return outputs["loss"], outputs["logits"]
+
+            for _ in range(3):
+                if way == "attached":
+                    closure()[0].backward()
+                    optimizer.step()
+                elif way == "closure":
+                    optimizer.step(closure)
+                else:
+                    with optimizer.perturbed(lambda c=closure, k=kind: c()[k != "SAM"]):
+                        closure()[0].backward()
+                    optimizer.step()
+                optimizer.zero_grad()
+                with patch("flatmin._visit.noise", _piecewise):
+                    reference.step(closure_of(whole))
+                reference.zero_grad()
+            for p, q in zip(model.parameters(), whole.model.parameters(), strict=True):
+                torch.testing.assert_close(p.full_tensor(), q.detach())
+            assert optimizer.stayed == optimizer.skipped == 0
+
+            # A gradient that is not finite on one rank is none on both.
+            before = [p.detach().full_tensor().clone() for p in model.parameters()]
+            optimizer.param_groups[0]["momentum"] = 0.0
+            half.inputs[0] = math.nan
+            if way == "closure":
+                optimizer.step(closure)
+                assert optimizer.skipped == 1
+                for p, q in zip(model.parameters(), before, strict=True):
+                    assert torch.equal(p.detach().full_tensor(), q)
+
+    late = InADict(build("mlp").model)
+    optimizer = make("IAMS", late)
+    optimizer.attach(late)
+    fully_shard(late)
+    with pytest.raises(RuntimeError, match="after fully_shard"):
+        late(half.inputs[rows], half.targets[rows])
+    dist.destroy_process_group()
+
+
+def test_fully_sharded_over_two_processes_is_one_process(tmp_path):
+    from test_distributed import _sharded
+
+    mp.spawn(_sharded, args=(f"file://{tmp_path / 'rendezvous'}",), nprocs=2)

@@ -1,0 +1,117 @@
+
+import pytest
+import torch
+from cases import (
+    NAMES,
+    Counted,
+    algorithm_1,
+    build,
+    flat,
+    kl,
+    outputs_at,
+    seeded,
+    trainable,
+    value_at,
+)
+from torch import Tensor, nn
+
+from flatmin import inconsistency
+from flatmin.inconsistency import worst_case_perturbation
+from flatmin.penalty import InconsistencyPenalty
+
+
+def penalty_by_hand(case, delta: Tensor, beta: float, both_sides: bool = True) -> Tensor:
+    """The gradient of β KL( f(θ) ‖ f(θ + δ) ) with δ fixed."""
+
+    def objective(theta: Tensor) -> Tensor:
+        z = outputs_at(case.model, case.inputs, theta)
+        z = z if both_sides else z.detach()
+        return beta * kl(z, outputs_at(case.model, case.inputs, theta + delta))
+
+    return torch.func.grad(objective)(flat(trainable(case.model).values()))
+
+
+def gradient(case, loss: Tensor) -> Tensor:
+    return flat(torch.autograd.grad(loss, [*trainable(case.model).values()]))
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "dropout"])
+def test_penalty_and_its_gradient_through_both_sides(name, steps, reuse):
+    case, beta, sigma = build(name), 2.0, 0.2
+    delta = algorithm_1(case, 0.3, steps, sigma)[-1]
+    penalty = InconsistencyPenalty(
+        case.model, rho=0.3, beta=beta, steps=steps, sigma=sigma, generator=seeded()
+    )
+    value = penalty(case.inputs, case() if reuse else None)
+    expected = beta * value_at(case, delta)
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
+    found = gradient(case, value)
+    torch.testing.assert_close(found, penalty_by_hand(case, delta, beta), rtol=1e-6, atol=1e-9)
+    one_side = penalty_by_hand(case, delta, beta, both_sides=False)
+    assert torch.cosine_similarity(found, one_side, dim=0) < 0.99
+
+
+def test_penalty_of_regression_outputs():
+    case = build("mlp")
+    penalty = InconsistencyPenalty(case.model, rho=0.1, divergence="gaussian")
+    delta = worst_case_perturbation(
+        case.model, case.inputs, rho=0.1, steps=1, sigma=penalty.sigma, divergence="gaussian"
+    )
+    moved = inconsistency.outputs_at(case.model, case.inputs, delta)
+    expected = 0.5 * (moved - case()).square().sum(1).mean()
+    torch.testing.assert_close(penalty(case.inputs), expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_penalty_takes_k_plus_2_passes_each_way(steps):
+    case = build("conv")
+    model = Counted(case.model)
+    logits = model(case.inputs)
+    penalty = InconsistencyPenalty(model, rho=0.1, steps=steps)
+    loss = nn.functional.cross_entropy(logits, case.targets) + penalty(case.inputs, logits)
+    loss.backward()
+    assert (model.forwards, model.backwards) == (steps + 2, steps + 2)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_penalty_moves_batch_statistics_once_and_touches_no_grad(reuse):
+    case, twin = build("conv"), build("conv")
+    twin()
+    InconsistencyPenalty(case.model, rho=0.1, steps=2)(case.inputs, case() if reuse else None)
+    torch.testing.assert_close(case.model.state_dict(), twin.model.state_dict(), rtol=0, atol=0)
+    assert all(p.grad is None for p in case.model.parameters())
+
+
+def test_penalty_draws_one_mask_from_the_global_state():
+    case = build("dropout")
+    penalty = InconsistencyPenalty(case.model, rho=1e-4)
+    start = torch.get_rng_state()
+    case()
+    after_one_pass = torch.get_rng_state()
+    torch.set_rng_state(start)
+    assert 0 < penalty(case.inputs) < 1e-7
+    assert torch.equal(torch.get_rng_state(), after_one_pass)
+
+
+def test_penalty_with_given_logits_consumes_no_randomness():
+    case = build("dropout")
+    logits = case()
+    before = torch.get_rng_state()
+    InconsistencyPenalty(case.model, rho=0.1)(case.inputs, logits)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_rho_and_beta_may_change_between_steps():
+    case = build("mlp")
+
+    def value(scale: float) -> Tensor:
+        penalty = InconsistencyPenalty(case.model, rho=0.1, beta=1.0)
+        penalty.rho *= scale
+        penalty.beta *= scale
+        return penalty(case.inputs)
+
+    assert 4 < float(value(2) / value(1)) < 12  # β ρ², doubled each
+    with pytest.raises(ValueError, match=r"rho must be positive and finite, got -0\.1"):
+        value(-1)

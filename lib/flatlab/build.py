@@ -1,11 +1,14 @@
-"""The network and the optimizer that a run's settings name."""
+"""The network and the optimizer that a run's settings name, and how the network is called."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
 from flatlab.models import WideResNet, cnn3, cnn6, cnn_bn, mlp, resnet, vit
@@ -75,3 +78,19 @@ def build_optimizer(
     if method.endswith("D"):
         return IAMD(model.parameters(), base, beta=settings.beta, **rest)
     return IAMS(model.parameters(), base, **rest)
+
+
+def build_forward(
+    settings: Settings, model: nn.Module, device_type: str
+) -> Callable[[Tensor], Tensor]:
+    """How a run calls its model: on a GPU compiled, unless processes share it, and in bfloat16."""
+    on_gpu = device_type == "cuda"
+    compiled = on_gpu and settings.compiled and not isinstance(model, DistributedDataParallel)
+    called = torch.compile(model) if compiled else model
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(device_type, torch.bfloat16, enabled=on_gpu and settings.bf16):
+            outputs: Tensor = called(images)
+        return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+
+    return forward

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from flatlab.build import build_model, build_optimizer
+from flatlab.build import build_forward, build_model, build_optimizer
 from flatlab.data.augment import STRONG, VIEW, WEAK
 from flatlab.data.images import FolderImages, balanced, with_wrong
 from flatlab.loops import fixmatch, linear_probe, simclr, supervised
@@ -118,14 +118,6 @@ class Experiment:
             # compile it; on processors each process normalises by its own part.
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if shared else model  # type: ignore[no-untyped-call]
         wrapped = DistributedDataParallel(model) if shared else model
-        compiled = on_gpu and settings.compiled and not shared
-        called = torch.compile(wrapped) if compiled else wrapped
-
-        def forward(images: Tensor) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu and settings.bf16):
-                outputs: Tensor = called(images)
-            return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
-
         return Run(
             model,
             build_optimizer(settings, model, wrapped, self.place),
@@ -137,7 +129,7 @@ class Experiment:
                 "constant": constant,
             }[settings.schedule],
             ema=settings.ema or None,
-            forward=forward,
+            forward=build_forward(settings, wrapped, device.type),
             part=part,
         )
 

@@ -2,7 +2,8 @@
 
 Import the modules you need, nothing is loaded before:
 
-- :mod:`flatmin.inconsistency`: local inconsistency S_ρ and its penalty
+- :mod:`flatmin.inconsistency`: local inconsistency S_ρ
+- :mod:`flatmin.penalty`: inconsistency as a penalty on any loss
 - :mod:`flatmin.optim`: IAM-S, IAM-D, SAM and ASAM
 - :mod:`flatmin.curvature`: the Fisher matrix and the Hessian, matrix-free
 - :mod:`flatmin.pathways`: multi-pathway deep linear networks

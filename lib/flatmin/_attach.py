@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from flatmin.optim import IAMD
 
 _LEFT_BEHIND = (
-    "the weights have moved since this forward: run backward before the next forward, step,"
-    " zero_grad or state_dict, once; give several batches to one forward, or use perturbed()"
+    "the weights have moved since this forward: run backward once, and before the next forward,"
+    " step or state_dict; several batches need one forward, or perturbed()"
 )
 _NESTED = "attach the whole model: this part runs in a backward pass, perhaps checkpointed"
 _TOO_EARLY = "attach the model after fully_shard, whose hooks have to run inside the climb"
@@ -37,7 +37,7 @@ class Attachment:
             # First of all hooks: the passes of the climb go through the others themselves.
             model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
             model.register_forward_hook(self._after, always_call=True),
-            model.register_state_dict_pre_hook(self._come_home),
+            model.register_state_dict_pre_hook(self._come_home),  # type: ignore[no-untyped-call]
         ]
 
     def remove(self) -> None:
@@ -68,7 +68,7 @@ class Attachment:
     def _come_home(self, *_: Any) -> None:
         self.home()
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._climbing or self._optimizer is None:
             return
@@ -92,7 +92,7 @@ class Attachment:
         visit, _reference = self._optimizer._depart(forward, self._model)
         return visit
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after(self, model: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
         visit = self._visit
         if self._climbing or visit is None:
@@ -105,7 +105,7 @@ class Attachment:
 
         watched = [t for t in self._watched(outputs) if t.requires_grad]
         for tensor in watched:
-            tensor.register_hook(begin)
+            tensor.register_hook(begin)  # type: ignore[no-untyped-call]
         if not watched:  # nothing to train by, or an exception
             self.home()
 

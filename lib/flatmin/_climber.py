@@ -184,8 +184,8 @@ class Climber(Wrapper):
 
         Each forward in training mode with gradients enabled first climbs by its own batch; the pass
         that the loop sees is that at θ + δ. The weights come home when backward ends, at the latest
-        with the next forward, ``step``, ``zero_grad`` or ``state_dict``: backward through a pass
-        that they have left behind is refused.
+        with the next forward, ``step`` or ``state_dict``, of model or optimizer; backward through a
+        pass that they have left behind is refused.
 
         Args:
             model: the model that the loop calls; of ``DistributedDataParallel`` the one inside.
@@ -216,11 +216,6 @@ class Climber(Wrapper):
         if self._attached:
             self._attached.home()
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients, as any optimizer."""
-        self._come_home()
-        super().zero_grad(set_to_none)
-
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state; in the groups also the settings and the noise's state."""
         self._come_home()
@@ -244,8 +239,8 @@ class Climber(Wrapper):
         super().__setstate__(state)
 
     def _check(self, groups: Sequence[dict[str, Any]]) -> None:
-        super()._check(groups)
         self._direction(groups[0])
+        super()._check(groups)
 
     def _check_module(self, module: nn.Module) -> None:
         held = {id(p) for group in self.param_groups for p in group["params"]}

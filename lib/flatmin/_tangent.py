@@ -35,7 +35,8 @@ def sharded_noise(params: Sequence[Tensor], sigma: float, generator: Generator) 
     from torch.distributed.tensor import distribute_tensor  # only where it can be
 
     scale = sigma / math.sqrt(sum(p.numel() for p in params))
-    pieces = []
+    pieces: list[Tensor] = []
+    p: Any  # a DTensor
     for p in params:
         draw = torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype) * scale
         pieces.append(distribute_tensor(draw, p.device_mesh, p.placements, src_data_rank=None))
@@ -127,13 +128,11 @@ class KnownGradient(torch.autograd.Function):
     def forward(
         ctx: Any, value: Tensor, gradient: Sequence[Tensor | None], *params: Tensor
     ) -> Tensor:
-        ctx.known = [g is not None for g in gradient]
-        ctx.save_for_backward(*(g for g in gradient if g is not None))
+        ctx.save_for_backward(*gradient)
         return value.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        given = (next(saved) if known else None for known in ctx.known)
-        return grad, None, *(None if g is None else g * grad.to(g.dtype) for g in given)
+        known = ctx.saved_tensors
+        return grad, None, *(None if g is None else g * grad.to(g.dtype) for g in known)

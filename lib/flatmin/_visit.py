@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from flatmin._check import check_rho, require
-from flatmin._function import same_randomness
+from flatmin._function import same_randomness, steady_attention
 from flatmin._tangent import clear_unless_finite, gradient, here, noise, pullback, sharded_noise
 from flatmin.directions import Tangent
 from flatmin.divergences import Divergence
@@ -66,7 +66,7 @@ class Visit:
         self._sharded = any(hasattr(p, "to_local") for p in self.params)
         require(
             not self._sharded or module is not None,
-            "sharded parameters (fully_shard) can be moved only with their model: give module=model",
+            "sharded parameters (fully_shard) move only together with their model: give module=...",
         )
         self._theta: list[Tensor] = []
         self._buffers: list[tuple[Tensor, Tensor]] = []
@@ -128,15 +128,18 @@ class Visit:
     @contextmanager
     def _rehearsal(self) -> Iterator[None]:
         """A pass that the next can repeat: same dropout mask, no reduction over ranks."""
-        with same_randomness(self.params), getattr(self._module, "no_sync", nullcontext)():
+        no_sync: Callable[[], AbstractContextManager[None]]
+        no_sync = getattr(self._module, "no_sync", nullcontext)
+        with same_randomness(self.params), steady_attention(), no_sync():
             yield
 
     def _reshard(self) -> None:
         """Have fully_shard gather the weights anew; it keeps those of its root."""
         if self._sharded and self._module is not None:
             for module in self._module.modules():
-                if hasattr(module, "reshard"):
-                    module.reshard()
+                reshard: Callable[[], None] | None = getattr(module, "reshard", None)
+                if reshard is not None:
+                    reshard()
 
     # The space that a direction sees
 
@@ -162,10 +165,7 @@ class Visit:
         return [torch.zeros_like(p) if g is None else g for g, p in pairs]
 
     def _left_in_grad(self, outputs: Tensor, seed: Tensor | None = None) -> list[Tensor | None]:
-        """A gradient by way of ``.grad``: autograd does not know the shards that have it in the end.
-
-        It is the mean over all ranks.
-        """
+        """The mean gradient of all ranks, by way of ``.grad``: autograd knows nothing of shards."""
         kept = [p.grad for p in self.params]
         try:
             for p in self.params:
@@ -177,7 +177,8 @@ class Visit:
                 p.grad = grad
         if all(g is None for g in found):
             raise RuntimeError(
-                "the climb met no gradient: sharded parameters need set_requires_gradient_sync(True)"
+                "the climb met no gradient: fully_shard has to see the tensors that the model"
+                " returns, and needs set_requires_gradient_sync(True)"
             )
         return found
 

@@ -83,7 +83,7 @@ class Wrapper(Optimizer):
         targets(groups)
         for name in self._settings:
             values = [group[name] for group in groups]
-            alike = name == "rho" or all(value == values[0] for value in values)
+            alike = name == "rho" or all(value == values[0] for value in values[1:])
             require(alike, f"{name} must be the same in all groups, got {values}")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -35,8 +35,6 @@ from flatmin.hessian import HessianOperator
 
 __all__ = [
     "EigenPairs",
-    "FisherOperator",
-    "HessianOperator",
     "Operator",
     "TraceEstimate",
     "fisher_trace",

@@ -25,10 +25,11 @@ __all__ = ["FisherOperator"]
 
 
 class FisherOperator:
-    """F(θ) as a linear operator: ``F @ v`` costs a forward pass on dual numbers and a backward one.
+    """F(θ) as a linear operator.
 
-    θ is read anew for every product. The model is left as it was: weights, ``.grad``, buffers,
-    training flags, and the global random state.
+    ``F @ v`` costs a forward pass on dual numbers, a plain forward and a backward pass; the
+    quadratic form the first alone. θ is read anew for every product. The model is left as it was:
+    weights, ``.grad``, buffers, training flags, and the global random state.
 
     Args:
         model: network f(·, θ), see :mod:`flatmin.inconsistency`.
@@ -78,47 +79,48 @@ class FisherOperator:
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """F v, (m,), for v (m,)."""
-        product, n = self.total(self.function.split(vector))
-        return torch.cat([p.reshape(-1) for p in product]).to(vector) / n
+        with self.function.measured(self.training):
+            product, n = torch.zeros_like(vector, device=self.like.device), 0
+            for outputs, term in self.terms(self.function.split(vector)):
+                product += torch.cat([t.reshape(-1) for t in term])
+                n += self.divergence.count(outputs)
+        return product / n
 
     def quadratic(self, vector: Tensor) -> Tensor:
-        """vᵀ F v, a float64 scalar, for v (m,): the forward pass alone."""
-        tangents = self.function.split(vector)
-        with self.function.measured(self.training), torch.no_grad():
+        """vᵀ F v, a float64 scalar, for v (m,): the pass on dual numbers alone."""
+        with self.function.measured(self.training):
             form, n = torch.zeros((), device=self.like.device), 0
-            for outputs, u in self._pushed(self.function.leaves(), tangents):
+            tangents = self.function.split(vector)
+            for batch in self.batches:
+                outputs, u = self._pushed(batch, tangents)
                 form = form + self.divergence.quadratic(outputs, u)
                 n += self.divergence.count(outputs)
         return form / n
 
-    def total(self, tangents: list[Tensor]) -> tuple[list[Tensor], int]:
-        """N F v for v in the shapes of the parameters, at least in float32, and n."""
-        function = self.function
-        with function.measured(self.training):
-            leaves, n = function.leaves(), 0
-            product = [torch.zeros_like(v, dtype=_wide(v)) for v in tangents]
-            for outputs, u in self._pushed(leaves, tangents):
-                n += self.divergence.count(outputs)
-                cotangent = self.divergence.curvature(outputs.detach(), u)
-                with function.at(leaves):
-                    torch._foreach_add_(product, pullback(outputs, leaves, cotangent))
-        return product, n
+    def terms(self, tangents: list[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """f(x, θ) of every batch, and its part of n F v, at least in float32.
 
-    def _pushed(
-        self, leaves: list[Tensor], tangents: list[Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """f(x, θ) and J v, shaped alike, for every batch."""
+        To be called in ``function.measured()``, for v in the shapes of the parameters.
+        """
+        leaves = self.function.leaves()
         for batch in self.batches:
-            # The fused attention kernels have no forward-mode derivative.
-            with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
-                pairs = zip(leaves, tangents, strict=True)
-                duals = [forward_ad.make_dual(w, v.to(w.dtype)) for w, v in pairs]  # type: ignore[no-untyped-call]
-                with same_randomness(leaves), self.function.at(duals):
-                    outputs = self.function(batch)
-                primal, tangent = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]
-            require(tangent is not None, "the outputs do not depend on any trainable parameter")
-            yield primal, tangent.detach()
+            u = self._pushed(batch, tangents)[1]
+            # Not the outputs just found: a checkpointed layer would have to repeat the dual pass.
+            with same_randomness(leaves), self.function.at(leaves):
+                outputs = self.function(batch)
+                f = outputs.detach()
+                term = pullback(outputs, leaves, self.divergence.curvature(f, u))
+            del outputs
+            yield f, term
 
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
+    def _pushed(self, batch: Any, tangents: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """f(x, θ) and J v, shaped alike."""
+        params = self.function.params
+        pairs = zip(params, tangents, strict=True)
+        # The fused attention kernels have no forward-mode derivative.
+        with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+            duals = [forward_ad.make_dual(p.detach(), v.to(p.dtype)) for p, v in pairs]  # type: ignore[no-untyped-call]
+            with same_randomness(params), self.function.at(duals):
+                primal, u = forward_ad.unpack_dual(self.function(batch))  # type: ignore[no-untyped-call]
+        require(u is not None, "the outputs do not depend on any trainable parameter")
+        return primal, u

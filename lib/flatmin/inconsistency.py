@@ -27,17 +27,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from flatmin._check import check_climb, check_rho, require
+from flatmin._check import require
 from flatmin._function import (
     Batch,
     Function,
     Outputs,
     Progress,
     on_device,
-    same_randomness,
     steady_attention,
 )
-from flatmin._tangent import new_generator, noise, pullback, unit
+from flatmin._objective import Objective
+from flatmin._tangent import new_generator
 from flatmin.divergences import DivergenceName
 from flatmin.fisher import FisherOperator
 
@@ -141,7 +141,7 @@ def local_inconsistency(
         outputs=outputs,
         progress=progress,
     )
-    objective = _Objective(
+    objective = Objective(
         fisher, rho, steps, sigma, generator or new_generator(fisher.function.params)
     )
     deltas, history = [], []
@@ -241,7 +241,7 @@ def worst_case_perturbation(
         outputs=outputs,
         progress=progress,
     )
-    objective = _Objective(
+    objective = Objective(
         fisher, rho, steps, sigma, generator or new_generator(fisher.function.params)
     )
     with fisher.function.measured(training):
@@ -283,64 +283,3 @@ def outputs_at(
     pairs = zip(function.params, pieces, strict=True)
     with steady_attention(), function.at([(p + d).to(p.dtype) for p, d in pairs]):
         return function(on_device(inputs, function.params[0].device))
-
-
-@dataclass
-class _Objective:
-    """E_x D( f(x, θ) ‖ f(x, θ + δ) ) as a function of δ, over one batch or a stream of them."""
-
-    fisher: FisherOperator
-    rho: float
-    steps: int
-    sigma: float | None
-    generator: torch.Generator
-    reference: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        check_rho(self.rho)
-        check_climb(self.steps, 1.0 if self.sigma is None else self.sigma)
-
-    def climb(self) -> tuple[list[Tensor], list[Tensor]]:
-        """δ_K, and the values at δ₁ … δ_{K−1} met on the way."""
-        sigma = 1.0 if self.sigma is None else self.sigma
-        delta, values = noise(self.fisher.function.params, sigma, self.generator), []
-        for step in range(self.steps):
-            if step == 0 and self.sigma is None:
-                gradient, _n = self.fisher.total(delta)
-            else:
-                value, gradient = self.sweep(delta)
-                values += [value] if step > 0 else []
-            delta = unit(gradient)
-            torch._foreach_mul_(delta, self.rho)
-        return delta, values
-
-    def sweep(self, delta: list[Tensor], *, climb: bool = True) -> tuple[Tensor, list[Tensor]]:
-        """The value at δ and, if climbing, n times the gradient."""
-        function, divergence = self.fisher.function, self.fisher.divergence
-        gradient = [torch.zeros_like(d) for d in delta]
-        weights = function.moved(delta)
-        total, examples = torch.zeros((), device=delta[0].device), 0
-        with same_randomness(weights):
-            for batch in self.fisher.batches:
-                f = self._at_theta(batch)
-                examples += divergence.count(f)
-                with torch.set_grad_enabled(climb), function.at(weights):
-                    with same_randomness(weights):
-                        outputs = function(batch)
-                    moved = outputs.detach()
-                    if climb:
-                        slope = pullback(outputs, weights, divergence.slope(f, moved))
-                        torch._foreach_add_(gradient, slope)
-                    del outputs
-                total = total + divergence.total(f, moved)
-        return total / examples, gradient
-
-    def _at_theta(self, batch: Any) -> Tensor:
-        """f(x, θ): of a stream computed again for every sweep, as it may come in another order."""
-        if self.reference is not None:
-            return self.reference
-        function = self.fisher.function
-        with torch.no_grad(), same_randomness(function.params), function.at(function.params):
-            f = function(batch)
-        self.reference = f if self.fisher.batches.single else None
-        return f

@@ -7,56 +7,49 @@ base optimizer step with the gradient it met. δ has norm ρ and ascends
 - the divergence of the outputs from f(x, θ) in :class:`IAMS` and :class:`IAMD` (Kim et al. 2026,
   Algorithm 2), which needs no label: the logits may cover more examples than the loss.
 
+**In the loop you have**: attach the model, and change nothing else::
+
+    optimizer = IAMS(model.parameters(), torch.optim.AdamW, rho=0.1, lr=1e-3)
+    optimizer.attach(model)
+
+    logits = model(x)                            # climbs; then a pass at θ + δ
+    cross_entropy(logits, y).backward()          # θ is back
+    optimizer.step()
+
+This holds for Hugging Face's ``Trainer(model, args, optimizers=(optimizer, scheduler))``, for
+Lightning's automatic optimization (attach the network, not the LightningModule, in
+``configure_optimizers``), for accelerate and timm, with accumulation, clipping, schedulers, mixed
+precision, checkpointing (``use_reentrant=False``) and ``torch.compile``. The loop sees the loss at
+θ + δ. SAM climbs by the loss that the model returns, or by ``attach(model, loss=...)`` of what it
+returns; IAM-D adds β S_ρ to the loss that it returns. Evaluation and ``no_grad`` are plain passes.
+
 **With a closure** that runs the forward pass and no backward::
 
-    optimizer = IAMS(model.parameters(), torch.optim.SGD, rho=0.1, lr=0.1, module=model)
-
     def closure():
-        with torch.autocast("cuda", torch.bfloat16):            # if at all: inside
-            logits = model(x)
-            return cross_entropy(logits[: len(y)], y), logits
+        logits = model(x)                        # autocast, if at all: in here
+        return cross_entropy(logits[: len(y)], y), logits
 
-    optimizer.zero_grad()
-    loss = optimizer.step(closure)                              # the loss at θ
-    scheduler.step()                                            # any of torch.optim
+    loss = optimizer.step(closure)               # the loss at θ
 
-Gradients are clipped by a hook on the base optimizer::
+Give ``module=model`` too, so that batch-norm statistics move once per step. Clip by a hook:
+``optimizer.base_optimizer.register_step_pre_hook``.
 
-    def clip(*_):
-        clip_grad_norm_(model.parameters(), 1.0)
+**By hand** (SAM, IAM-S)::
 
-    optimizer.base_optimizer.register_step_pre_hook(clip)
+    with optimizer.perturbed(lambda: model(x)):  # SAM: the loss instead
+        cross_entropy(model(x), y).backward()
+    optimizer.step()
 
-**In a loop of your own** (SAM, IAM-S) :meth:`Climber.perturbed` is the whole change. With
-accumulation, fp16 and clipping::
+For IAM-D add :class:`flatmin.penalty.InconsistencyPenalty` to the loss, under any optimizer.
 
-    for x, y in micro_batches:
-        with optimizer.perturbed(lambda: model(x)):             # SAM: the scaled loss instead
-            scaler.scale(cross_entropy(model(x), y) / len(micro_batches)).backward()
-    scaler.unscale_(optimizer)
-    clip_grad_norm_(model.parameters(), 1.0)
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad()
+**Many processes.** ``DistributedDataParallel``: attach it, or give it as ``module``; only the last
+backward pass is reduced, each rank climbs on its own examples, with ``sync=True`` all by their
+common gradient. ``fully_shard``: after it make the optimizer, with ``module=model`` or attached;
+the climb is common to all ranks, whose generators must agree (by default they do).
 
-For IAM-D add :class:`flatmin.inconsistency.InconsistencyPenalty` to the loss there, under any
-optimizer.
-
-**DistributedDataParallel**: give the wrapper as ``module``; the climb is then silent, and only the
-last backward pass is reduced. Each rank climbs on its own examples, or with ``sync=True`` all ranks
-by their common gradient.
-
-**Lightning**: manual optimization and ``self.optimizers().step(closure=closure)``. **Hugging Face
-Trainer**: override ``training_step`` and call the original one inside
-``with self.optimizer.perturbed(lambda: model(**inputs).logits)``; or add the penalty in
-``compute_loss``.
-
-**Dropout** draws one mask for all passes of a step, and the global random state moves as if there
-had been one pass. **Batch norm** statistics move once per step, at θ, if the model is given as
-``module``; else once per pass. **Compiled** and **checkpointed** models need nothing.
-
-A climb whose gradient is zero or not finite stays at θ. A step whose gradient is not finite counts
-as one of gradient zero: the loss shows it, the weights do not. Nothing waits for the device.
+**Dropout** draws one mask for all passes of a step. A climb by a gradient that is zero or not
+finite stays at θ, a step by one that is not finite counts as one of zero: ``optimizer.stayed`` and
+``optimizer.skipped`` count them. Nothing waits for the device. Settings and noise are saved.
 """
 
 from __future__ import annotations
@@ -64,7 +57,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-from torch import Generator, Tensor, nn
+import torch
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from flatmin._attach import Attachment, Penalised, read
@@ -102,8 +96,7 @@ class SAM(Climber):
         **base_kwargs: passed to the base optimizer.
 
     Raises:
-        ValueError: ρ out of range, no trainable parameter, or parameters of ``module`` that are not
-            among ``params``.
+        ValueError: ρ out of range, nothing to train, or ``params`` without some of ``module``'s.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([3.0]))
@@ -128,8 +121,8 @@ class SAM(Climber):
         sync: bool = False,
         **base_kwargs: Any,
     ) -> None:
-        settings = {"rho": rho, "adaptive": adaptive, **base_kwargs}
-        super().__init__(params, base_optimizer, module=module, sync=sync, **settings)
+        base_kwargs |= {"rho": rho, "adaptive": adaptive}
+        super().__init__(params, base_optimizer, module=module, sync=sync, **base_kwargs)
 
     def _direction(self, group: dict[str, Any]) -> _Direction:
         return Adaptive() if group["adaptive"] else Loss()
@@ -153,9 +146,6 @@ class SAM(Climber):
             model: the model that the loop calls.
             loss: from what the model returns to the loss, up to a factor; left out, the model has
                 to return the loss, or something with ``.loss``.
-
-        Returns:
-            A handle.
         """
         return self._attach(model, Attachment, loss or (lambda outputs: outputs))
 
@@ -172,8 +162,7 @@ class IAMS(Climber):
     Once a network is right and so sure (a loss well below 1/n) that the labels drawn are the true
     ones, the score is −∇L at every draw, and the climb is SAM's with its sign turned.
 
-    With ``direction="random"`` δ points anywhere: the control that every claim for a direction
-    needs.
+    With ``direction="random"`` δ points anywhere: the control that a claim for a direction needs.
 
     Args:
         params: parameters or groups of them, as for any optimizer.
@@ -185,15 +174,12 @@ class IAMS(Climber):
             ...), "gaussian" for regression outputs (n, ...).
         direction: "gradient" for Algorithm 1; "score" for the mean score, without noise; "random"
             for the noise itself, made as long as ρ. K = 1 for both.
-        generator: source of the noise or the labels, on the parameters' device; by default one
-            seeded with 0. Its state is saved with the optimizer's.
-        module: the model, so that its batch-norm statistics move once per step.
-        sync: ascend by the gradient summed over all ranks of the process group.
+        generator: source of the noise or the labels, on the parameters' device; default seed 0.
+        module, sync: as for :class:`SAM`.
         **base_kwargs: passed to the base optimizer.
 
     Raises:
-        ValueError: an argument out of range, no trainable parameter, or parameters of ``module``
-            that are not among ``params``.
+        ValueError: as for :class:`SAM`, or another argument out of range.
 
     Example:
         >>> model = torch.nn.Linear(4, 3)
@@ -223,36 +209,24 @@ class IAMS(Climber):
         steps: int = 1,
         divergence: DivergenceName = "categorical",
         direction: Direction = "gradient",
-        generator: Generator | None = None,
+        generator: torch.Generator | None = None,
         module: nn.Module | None = None,
         sync: bool = False,
         **base_kwargs: Any,
     ) -> None:
-        super().__init__(
-            params,
-            base_optimizer,
-            rho=rho,
-            sigma=sigma,
-            steps=steps,
-            divergence=divergence,
-            direction=direction,
-            generator=generator,
-            module=module,
-            sync=sync,
-            **base_kwargs,
-        )
+        settings: dict[str, Any] = {"rho": rho, "sigma": sigma, "steps": steps}
+        settings |= {"divergence": divergence, "direction": direction}
+        rest: dict[str, Any] = {"module": module, "sync": sync, **base_kwargs}
+        super().__init__(params, base_optimizer, **settings, **rest)
         self.generator = generator or new_generator(targets(self.param_groups)[0])
 
     def _direction(self, group: dict[str, Any]) -> _Direction:
-        known, direction = get_args(Direction), group["direction"]
+        known, direction, steps = get_args(Direction), group["direction"], group["steps"]
         require(direction in known, f"direction must be one of {known}, got {direction!r}")
-        algorithm = Algorithm1(group["steps"], group["sigma"], group["divergence"])
+        algorithm = Algorithm1(steps, group["sigma"], group["divergence"])
         if direction == "gradient":
             return algorithm
-        require(
-            algorithm.steps == 1,
-            f'steps must be 1 for direction="{direction}", got {algorithm.steps}',
-        )
+        require(steps == 1, f'steps must be 1 for direction="{direction}", got {steps}')
         return Random() if direction == "random" else Score(algorithm.divergence)
 
     def _objective(self, outputs: Any) -> Tensor:
@@ -268,12 +242,11 @@ class IAMD(IAMS):
     S_ρ is the divergence of f(x, θ + δ_K) from f(x, θ), differentiated through both of its sides
     with δ_K fixed. :meth:`Climber.step` holds one graph at a time: memory is that of SGD, for
     (K + 3) forward and (K + 2) backward passes; with ``direction="score"`` three of each, with
-    "random" three and two. :class:`flatmin.inconsistency.InconsistencyPenalty` gives the update of
-    the gradient direction with one forward less and two graphs.
+    "random" three and two. :class:`flatmin.penalty.InconsistencyPenalty` gives the same update with
+    one forward less and two graphs.
 
-    Inside :meth:`Climber.perturbed` there is only the gradient of L at θ + δ, which is not IAM-D's:
-    a step by it is refused. An attached model (:meth:`IAMD.attach`) returns a loss with β S_ρ in
-    it, so that whatever scales the loss, as accumulation does, scales both.
+    A step by gradients of :meth:`Climber.perturbed` is refused, as they lack that of S_ρ. The loss
+    of an attached model has β S_ρ in it: whatever scales the loss scales both.
 
     Args:
         params: parameters or groups of them, as for any optimizer.
@@ -343,9 +316,8 @@ class IAMD(IAMS):
         return outputs.detach(), there
 
     def _penalty(self, outputs: Tensor, moved: Tensor) -> Tensor:
-        divergence = divergence_named(self.divergence)
-        value: Tensor = self.beta * divergence.total(outputs, moved) / divergence.count(outputs)
-        return value
+        divergence, beta = divergence_named(self.divergence), float(self.beta)
+        return divergence.total(outputs, moved) * beta / divergence.count(outputs)
 
     def attach(self, model: nn.Module) -> Attachment:
         """Add β S_ρ to the loss that the model returns, see :meth:`Climber.attach`.
@@ -353,8 +325,5 @@ class IAMD(IAMS):
         Args:
             model: the model that the loop calls. It has to return its loss, as ``.loss`` or
                 ``["loss"]`` beside its logits; that loss is what the loop sees, β S_ρ added.
-
-        Returns:
-            A handle.
         """
         return self._attach(model, Penalised, lambda outputs: outputs)

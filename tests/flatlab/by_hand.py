@@ -8,6 +8,7 @@ import copy
 import math
 from hashlib import sha256
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
@@ -119,8 +120,6 @@ def view(images, generator):
 
 def few_of_each(labels, count, seed):
     """The first ``count`` of each class in an order at random, the classes taking turns."""
-    import numpy as np
-
     shuffled = np.argsort(np.random.PCG64(seed).random_raw(len(labels)))
     classes = labels.unique().tolist()
     members = [[i for i in shuffled if labels[i] == c][:count] for c in classes]
@@ -174,18 +173,18 @@ def take_step(settings, optimizer, parts):
         unlabelled = parts()[1]
         unlabelled.backward()
         optimizer.step()
-        return float(loss) + float(unlabelled)
+        return loss.item() + unlabelled.item()
 
     def closure():
         labelled, unlabelled, logits = parts()
         return labelled + unlabelled, logits
 
     if settings.method != "SGD":
-        return float(optimizer.step(closure))
+        return optimizer.step(closure).item()
     loss = closure()[0]
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 def probe(settings, encoder, train, test):

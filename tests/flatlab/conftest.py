@@ -1,4 +1,4 @@
-"""`import by_hand`; data sets as files."""
+"""`import by_hand` and `runs`; data sets as files."""
 
 import hashlib
 import pickle

@@ -1,18 +1,15 @@
 """Networks and optimizers by the names that settings give them."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from runs import SMALL
 
-from flatlab.build import build_model
+from flatlab.build import build_forward, build_model
 from flatlab.sets import kind_of
-from flatlab.settings import Settings, load_recipe, recipes
-
-SMALL = Settings.of(
-    {"data": "cifar-10", "model": "cnn-bn", "method": "IAM-D", "rho": 0.1, "seed": 3}
-    | {"tier": "smoke", "epochs": 3, "steps_per_epoch": 2, "batch_size": 4}
-)
+from flatlab.settings import load_recipe, recipes
 
 
 def test_unknown_models_are_refused():
@@ -38,3 +35,26 @@ def test_a_recipe_builds_its_network_at_full_size(recipe):
             model = build_model(settings).to("meta")
             outputs = model(torch.empty(2, kind.channels, kind.size, kind.size))
         assert outputs.shape == (2, 128 if settings.loop == "simclr" else kind.classes)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_on_a_gpu_it_is_compiled_and_in_bfloat16(bf16, compiled, device, monkeypatch):
+    casts, compilations = [], []
+
+    def autocast(device_type, dtype, *, enabled):
+        casts.append((device_type, dtype, enabled))
+        return nullcontext()
+
+    def compile_(model):
+        compilations.append(model)
+        return lambda images: model(images).bfloat16()
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    monkeypatch.setattr(torch, "compile", compile_)
+    model = torch.nn.Linear(2, 2)
+    forward = build_forward(replace(SMALL, bf16=bf16, compiled=compiled), model, device)
+    assert forward(torch.zeros(1, 2)).dtype == torch.float32
+    assert casts == [(device, torch.bfloat16, bf16 and device == "cuda")]
+    assert compilations == [model] * (compiled and device == "cuda")

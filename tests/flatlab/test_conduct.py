@@ -9,6 +9,7 @@ from itertools import islice
 
 import pytest
 import torch
+from runs import SMALL
 
 from flatlab import conduct as module
 from flatlab.checkpoint import load_checkpoint
@@ -18,10 +19,6 @@ from flatlab.sets import Place
 from flatlab.settings import Settings, load_recipe, recipes, smoke
 from flatlab.streams import stream
 
-SMALL = Settings.of(
-    {"data": "cifar-10", "model": "cnn-bn", "method": "IAM-D", "rho": 0.1, "seed": 3}
-    | {"tier": "smoke", "epochs": 3, "steps_per_epoch": 2, "batch_size": 4}
-)
 VARIANTS = {
     "SGD": replace(SMALL, method="SGD", rho=0.0),
     "SAM": replace(SMALL, method="SAM", warmup=1, schedule="cosine"),

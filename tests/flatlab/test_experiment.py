@@ -4,21 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from runs import SMALL
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from flatlab.data.images import with_wrong
 from flatlab.experiment import Experiment, errors
 from flatlab.sets import KINDS, Place
-from flatlab.settings import Settings
 from flatlab.streams import stream
 from flatmin.curvature import top_hessian_eigenpairs
-
-SMALL = Settings.of(
-    {"data": "cifar-10", "model": "cnn-bn", "method": "IAM-D", "rho": 0.1, "seed": 3}
-    | {"tier": "smoke", "epochs": 3, "steps_per_epoch": 2, "batch_size": 4}
-)
-
 
 # Resuming
 

@@ -80,6 +80,19 @@ def test_fixmatch_loss_written_out(threshold):
         torch.testing.assert_close(p.detach(), q.detach() - 0.1 * q.grad)
 
 
+def test_fixmatch_takes_what_is_as_sure_as_the_threshold():
+    model = small()
+    for p in model.parameters():
+        nn.init.zeros_(p)
+    confidence = model(X[:1]).softmax(1).max().item()  # a third, rounded
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    loss, _ = one_fixmatch_step(optimizer, model, threshold=confidence, weight=1.0)
+    assert loss == pytest.approx(2 * math.log(3))
+    above = math.nextafter(confidence, 1)
+    loss, _ = one_fixmatch_step(optimizer, model, threshold=above, weight=1.0)
+    assert loss == pytest.approx(math.log(3))
+
+
 def test_fixmatch_climbs_the_labelled_loss_alone_under_sam():
     model, twin, rho = small(), small(), 0.5
     loss, data = one_fixmatch_step(SAM(model.parameters(), torch.optim.SGD, rho=rho, lr=0.1), model)

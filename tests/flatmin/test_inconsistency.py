@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import (
     NAMES,
+    Counted,
     algorithm_1,
     build,
     draw,
@@ -13,6 +14,7 @@ from cases import (
     flat,
     jacobian,
     outputs_at,
+    randn,
     seeded,
     trainable,
     value_at,
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from flatmin import inconsistency
+from flatmin._objective import Objective
 from flatmin._tangent import pullback
 from flatmin.divergences import divergence_named
 from flatmin.inconsistency import (
@@ -325,7 +328,7 @@ def test_measuring_switches_autocast_off():
 
 def test_pulling_back_does_not_underflow_in_half_precision():
     w = torch.zeros(3, dtype=torch.float16, requires_grad=True)
-    cotangent = torch.tensor([[1e-6, -2e-6, 0.0]], dtype=torch.float64).expand(2, 3)
+    cotangent = torch.tensor([[1e-6, -2e-6, 0.0]], dtype=torch.float64).repeat(2, 1)
     (g,) = pullback(1e-3 * w.expand(2, 3), [w], cotangent)
     assert g.dtype == torch.float32
     torch.testing.assert_close(g, torch.tensor([2e-9, -4e-9, 0.0]), rtol=1e-2, atol=0)
@@ -392,7 +395,7 @@ def test_inputs_and_outputs_are_checked():
         local_inconsistency(nn.Linear(5, 1).double(), x, rho=0.1)
     with pytest.raises(ValueError, match="must not be empty"):
         InconsistencyPenalty(model, rho=0.1)(x[:0])
-    with pytest.raises(TypeError, match="must return a tensor, got tuple"):
+    with pytest.raises(TypeError, match=r"must return a tensor, .*got tuple"):
         local_inconsistency(nn.RNN(5, 2).double(), x[None], rho=0.1)
 
 
@@ -417,3 +420,80 @@ def test_outputs_that_do_not_move_give_zero(sigma):
     penalty.backward()
     assert penalty == 0
     assert not model.weight.grad.any()
+
+
+# Passes and memory
+
+
+@pytest.mark.parametrize(("sigma", "forwards"), [(None, 5), (0.1, 5)])
+def test_three_steps_take_five_forward_passes(sigma, forwards):
+    case = evaluated("mlp")
+    model = Counted(case.model)
+    local_inconsistency(model, case.inputs, rho=0.1, steps=3, sigma=sigma)
+    assert (model.forwards, model.backwards) == (forwards, 3)
+    model.forwards = 0
+    local_inconsistency(model, case.inputs, rho=0.1, steps=3, restarts=2, sigma=sigma)
+    assert model.forwards == (10 if sigma is None else 9)  # the reference serves all restarts
+    model.forwards = 0
+    local_inconsistency(model, [case.inputs], rho=0.1, steps=3, sigma=sigma)
+    assert model.forwards == 8  # of a stream it is computed again
+
+
+def test_a_stream_may_come_in_another_order_each_time():
+    case = evaluated("mlp")
+    loader = DataLoader(case.inputs, batch_size=4, shuffle=True, generator=seeded())
+    whole = local_inconsistency(case.model, case.inputs, rho=0.1)
+    found = local_inconsistency(case.model, loader, rho=0.1)
+    torch.testing.assert_close(found.history, whole.history, rtol=1e-9, atol=0)
+
+
+# Weights that are shared, added, or coarse
+
+
+def test_two_parameters_that_are_added_each_get_their_gradient():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(randn(3, 4, seed=1)), nn.Parameter(randn(3, 4, seed=2))
+
+        def forward(self, x):
+            return x @ (self.a + self.b).T
+
+    model, x, rho = Sum().double(), randn(6, 4), 1e-3
+    values = torch.linalg.eigvalsh(fisher(model, x))
+    for sigma in (None, 0.1):
+        found = local_inconsistency(model, x, rho=rho, steps=100, sigma=sigma)
+        assert found.value == pytest.approx(0.5 * rho**2 * float(values[-1]), rel=0.01)
+        assert float(found.delta.norm()) == pytest.approx(rho, rel=1e-6)
+        halves = found.delta.split(12)
+        torch.testing.assert_close(*halves)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "sigma"),
+    [(torch.bfloat16, 1e3, None), (torch.float16, 1e3, None), (torch.float32, 1.0, 1e-9)],
+)
+def test_a_climb_that_rounding_has_swallowed_is_not_called_converged(dtype, scale, sigma):
+    case = evaluated("mlp", dtype)
+    with torch.no_grad():
+        for p in case.model[0].parameters():
+            p.mul_(0).add_(scale)
+        for p in case.model[2].parameters():
+            p.add_(scale)
+    assert fisher(case.model.double(), case.inputs.double()).trace() > 0
+    case.model.to(dtype)
+    found = local_inconsistency(case.model, case.inputs, rho=1e-4, sigma=sigma)
+    assert found.value == 0
+    assert not found.converged
+
+
+@pytest.mark.parametrize(("last", "expected"), [(1.009, True), (1.02, False), (0.98, False)])
+def test_converged_is_a_change_of_at_most_one_percent(last, expected, monkeypatch):
+    values = iter([1.0, last])
+
+    def sweep(self, delta, *, climb=True):
+        return torch.tensor(next(values)), [torch.ones_like(d) for d in delta]
+
+    monkeypatch.setattr(Objective, "sweep", sweep)
+    case = evaluated("mlp")
+    assert local_inconsistency(case.model, case.inputs, rho=1, steps=2).converged is expected

@@ -1,13 +1,22 @@
+"""Groups, settings, state, copies: an optimizer around another."""
+
+import copy
 import math
+import pickle
+from functools import partial
 
 import pytest
 import torch
-from cases import build, flat
+from cases import Case, build, flat
 from optimizers import LR, MAKERS, RHO, closure_of, loss_gradient, theta_of
 from torch import nn
-from torch.optim import SGD, Adam
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import SGD, Adam, AdamW
 
-from flatmin.optim import IAMD, IAMS, SAM
+from flatmin.optim import IAMD, IAMS, SAM, Climber
 
 # Groups, state, schedulers
 
@@ -114,3 +123,216 @@ def test_frozen_parameters_stay_and_do_not_count(kind):
     optimizer = MAKERS[kind](case.model.parameters(), module=case.model, weight_decay=0.1)
     optimizer.step(closure_of(case))
     assert torch.equal(flat(case.model.body.parameters()), body)
+
+
+# Copies, checkpoints of other kinds
+
+
+def several(params, rho: float = RHO) -> Climber:
+    """Muon for matrices, AdamW for the rest."""
+    params = [*params]
+    matrices, rest = ([p for p in params if (p.dim() == 2) is two] for two in (True, False))
+    first = torch.optim.Muon(matrices, lr=0.01) if hasattr(torch.optim, "Muon") else SGD(matrices)
+    return IAMS(params, [first, AdamW(rest, lr=0.02)], rho=rho)
+
+
+COPIED = {
+    **{kind: lambda params, k=kind: MAKERS[k](params, momentum=0.9) for kind in MAKERS},
+    "callable": lambda params: SAM(params, partial(SGD, lr=LR, momentum=0.9), rho=RHO),
+    "several": several,
+}
+
+
+def train(case: Case, optimizer: Climber, steps: int = 2) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        optimizer.step(closure_of(case))
+
+
+def by_pickle(pair):
+    return pickle.loads(pickle.dumps(pair))
+
+
+def by_distributed_checkpoint(pair):
+    """Into a fresh optimizer."""
+    case, optimizer = pair
+    saved = copy.deepcopy(get_optimizer_state_dict(case.model, optimizer))
+    other = copy.deepcopy(case)
+    fresh = FRESH[0](other.model.parameters())
+    set_optimizer_state_dict(other.model, fresh, saved)
+    return other, fresh
+
+
+FRESH: list = []
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, by_pickle, by_distributed_checkpoint])
+@pytest.mark.parametrize("kind", COPIED)
+def test_a_copy_goes_on_bitwise(kind, way):
+    case = build("mlp", torch.float32)
+    optimizer = COPIED[kind](case.model.parameters())
+    FRESH[:] = [COPIED[kind]]
+    train(case, optimizer)
+    twin, other = way((case, optimizer))
+    assert other.state is other.base_optimizer.state
+    assert other.param_groups is other.base_optimizer.param_groups
+    train(case, optimizer)
+    train(twin, other)
+    assert torch.equal(theta_of(case), theta_of(twin))
+    assert other.base_optimizer is not optimizer.base_optimizer
+    assert repr(other) == repr(optimizer)
+
+
+def test_a_copy_keeps_the_module_and_the_counters():
+    case = build("conv")
+    optimizer = IAMS(case.model.parameters(), SGD, rho=RHO, lr=LR, module=case.model)
+    optimizer.skipped += 2
+    optimizer.stayed += 3
+    twin, other = copy.deepcopy((case, optimizer))
+    assert (other.skipped, other.stayed) == (2, 3)
+    train(twin, other, 1)
+    assert twin.model[1].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_state_of_the_plain_base_optimizer_loads(kind):
+    case = build("mlp")
+    plain = SGD(case.model.parameters(), lr=0.7, momentum=0.9)
+    closure_of(case)()[0].backward()
+    plain.step()
+    optimizer = MAKERS[kind](case.model.parameters())
+    settings = {name: optimizer.param_groups[0][name] for name in optimizer._settings}
+    optimizer.load_state_dict(plain.state_dict())
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"]) == (0.7, 0.9)
+    assert {name: group[name] for name in settings} == settings
+    assert len(optimizer.state) == 4
+    train(case, optimizer)
+    SGD(case.model.parameters(), lr=1.0).load_state_dict(optimizer.state_dict())  # and back
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"rho": 0.0}, ValueError, "rho must be positive"),
+        ({"beta": math.nan}, ValueError, "beta must be non-negative and finite, got nan"),
+        ({"steps": 0}, ValueError, "steps must be an integer"),
+        ({"sigma": -1.0}, ValueError, "sigma must be positive"),
+        ({"divergence": "kl"}, ValueError, "divergence must be one of"),
+        ({"direction": "up"}, ValueError, "direction must be one of"),
+        ({"generator": torch.zeros(3, dtype=torch.uint8)}, RuntimeError, "size"),
+    ],
+)
+def test_a_bad_state_changes_nothing(change, error, message):
+    case = build("mlp")
+    optimizer = MAKERS["IAMD"](case.model.parameters(), momentum=0.9)
+    train(case, optimizer)
+    before = copy.deepcopy(optimizer.state_dict())
+    bad = copy.deepcopy(before)
+    bad["param_groups"][0] |= {"lr": 9.0, **change}
+    bad["state"] = {}
+    with pytest.raises(error, match=message):
+        optimizer.load_state_dict(bad)
+    after = optimizer.state_dict()
+    for group in (before["param_groups"][0], after["param_groups"][0]):
+        group["generator"] = group["generator"].tolist()
+    assert after["param_groups"] == before["param_groups"]
+    torch.testing.assert_close(after["state"], before["state"], rtol=0, atol=0)
+    assert optimizer.state is optimizer.base_optimizer.state
+
+
+def test_hooks_of_states_are_called():
+    case = build("mlp")
+    optimizer = MAKERS["IAMD"](case.model.parameters())
+    called = []
+
+    def faster(_optimizer, state):
+        called.append("pre")
+        groups = [{**group, "lr": 2.0, "beta": 5.0} for group in state["param_groups"]]
+        return {**state, "param_groups": groups}
+
+    optimizer.register_load_state_dict_pre_hook(faster)
+    optimizer.register_load_state_dict_post_hook(lambda o: called.append(o.param_groups[0]["lr"]))
+    optimizer.register_state_dict_pre_hook(lambda o: called.append("saved"))
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert called == ["saved", "pre", 2.0]
+    assert (optimizer.beta, optimizer.base_optimizer.param_groups[0]["lr"]) == (5.0, 2.0)
+
+
+# Settings
+
+
+@pytest.mark.parametrize("name", ["beta", "sigma", "steps", "divergence", "direction"])
+def test_settings_are_shown_saved_and_read_at_each_step(name):
+    changed = {
+        "beta": 5.0,
+        "sigma": 3.0,
+        "steps": 2,
+        "divergence": "gaussian",
+        "direction": "random",
+    }[name]
+    case, twin = build("mlp"), build("mlp")
+    optimizer = MAKERS["IAMD"](case.model.parameters())
+    train(case, optimizer, 1)
+    setattr(optimizer, name, changed)
+    assert getattr(optimizer, name) == changed
+    assert f"{name}: {changed}" in repr(optimizer)
+    reference = MAKERS["IAMD"](twin.model.parameters(), **{name: changed})
+    assert optimizer.state_dict()["param_groups"][0][name] == changed
+    nn.utils.vector_to_parameters(theta_of(case), twin.model.parameters())
+    reference.generator.set_state(optimizer.generator.get_state())
+    train(case, optimizer, 1)
+    train(twin, reference, 1)
+    assert torch.equal(theta_of(case), theta_of(twin))
+
+
+def test_sam_turns_adaptive_between_steps():
+    case, twin = build("mlp"), build("mlp")
+    optimizer, reference = (
+        MAKERS[k](c.model.parameters()) for k, c in (("SAM", case), ("ASAM", twin))
+    )
+    optimizer.adaptive = True
+    train(case, optimizer, 1)
+    train(twin, reference, 1)
+    assert torch.equal(theta_of(case), theta_of(twin))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("beta", math.nan), ("beta", -1), ("sigma", 0), ("steps", 1.5)]
+)
+def test_a_setting_changed_out_of_range_is_refused_before_anything_moves(name, value):
+    case = build("mlp")
+    optimizer = MAKERS["IAMD"](case.model.parameters())
+    theta, noise = theta_of(case), optimizer.generator.get_state()
+    setattr(optimizer, name, value)
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        optimizer.step(closure_of(case))
+    assert torch.equal(theta_of(case), theta)
+    assert torch.equal(optimizer.generator.get_state(), noise)
+
+
+def test_groups_that_disagree_are_refused():
+    case = build("mlp")
+    groups = [{"params": [p]} for p in case.model.parameters()]
+    optimizer = MAKERS["IAMD"](groups)
+    optimizer.param_groups[1]["beta"] = 3.0
+    with pytest.raises(ValueError, match=r"beta must be the same in all groups, got \[2.0, 3.0"):
+        optimizer.step(closure_of(case))
+
+
+def test_an_added_group_has_the_settings_of_the_others():
+    case = build("mlp")
+    optimizer = MAKERS["IAMD"](case.model[0].parameters(), momentum=0.9)
+    optimizer.beta = 7.0
+    optimizer.param_groups[0]["rho"] = 0.5
+    optimizer.add_param_group({"params": case.model[2].parameters()})
+    assert [(g["beta"], g["rho"]) for g in optimizer.param_groups] == [(7.0, 0.5), (7.0, RHO)]
+    train(case, optimizer, 1)
+
+
+def test_parameters_may_have_names():
+    case = build("mlp")
+    optimizer = MAKERS["IAMS"](case.model.named_parameters())
+    assert optimizer.param_groups[0]["param_names"][0] == "0.weight"
+    optimizer.load_state_dict(optimizer.state_dict())
+    train(case, optimizer)

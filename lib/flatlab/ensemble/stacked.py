@@ -76,7 +76,7 @@ class Ensemble:
     def logits(self, images: Tensor) -> Tensor:
         """The logits (models, n, C) of images (n, …), in evaluation mode."""
         with torch.no_grad():
-            return torch.cat([self._forward(self.theta, x)[0] for x in self._pieces(images)], 1)
+            return torch.cat([self.forward(self.theta, x)[0] for x in self._pieces(images)], 1)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The mean cross-entropy of each model, (models,)."""
@@ -119,7 +119,7 @@ class Ensemble:
 
         def outputs(weights: Tensor) -> Tensor:
             if len(pieces) == 1:
-                return self._forward(weights, images)[0]
+                return self.forward(weights, images)[0]
             # One graph of all would not fit: each piece is computed again on the way back.
             passed = [partial(self._evaluated, x) for x in pieces]
             return torch.cat([checkpoint(f, weights, use_reentrant=False) for f in passed], 1)
@@ -141,7 +141,7 @@ class Ensemble:
         pieces = torch.split(vector, [p.numel() for p in params.values()])
         return {name: v.view(p.shape) for (name, p), v in zip(params.items(), pieces, strict=True)}
 
-    def _forward(
+    def forward(
         self, theta: Tensor, images: Tensor, *, training: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits and the buffers after the pass; images (models, n, …) if training, else (n, …)."""
@@ -157,9 +157,9 @@ class Ensemble:
         return passed(theta, buffers, images), buffers
 
     def _evaluated(self, images: Tensor, theta: Tensor) -> Tensor:
-        return self._forward(theta, images)[0]
+        return self.forward(theta, images)[0]
 
-    def _is_weight(self) -> Tensor:
+    def is_weight(self) -> Tensor:
         """Which of the m numbers ASAM scales: weights, not biases."""
         params = self.template.parameters()
         flags = [torch.full((p.numel(),), p.ndim > 1) for p in params]

@@ -114,16 +114,16 @@ def train_ensemble(
     }
     direction = directions.get(method.split("-")[0])
     generators = [stream(seed, "noise", device=ensemble.theta.device) for seed in seeds]
-    is_weight, factor = ensemble._is_weight(), cosine(steps) if schedule is None else schedule
+    is_weight, factor = ensemble.is_weight(), cosine(steps) if schedule is None else schedule
 
     def gradients(ensemble: Ensemble, x: Tensor, losses: Losses) -> tuple[Tensor, Buffers]:
         """What each model descends along, (models, m), and the buffers after the pass at θ."""
 
         def outputs(weights: Tensor) -> Tensor:
-            return ensemble._forward(weights, x, training=True)[0]
+            return ensemble.forward(weights, x, training=True)[0]
 
         rows = Rows(ensemble.theta, outputs, rho=radius, generators=generators, weights=is_weight)
-        logits, buffers = ensemble._forward(rows.theta, x, training=True)
+        logits, buffers = ensemble.forward(rows.theta, x, training=True)
         if direction is None:
             return _slopes(losses(logits), rows.theta), buffers
         (delta,) = direction(losses(logits) if direction.by_loss else logits, rows)

@@ -1,6 +1,7 @@
 """The operations against torchvision's, and against what each must keep."""
 
 import math
+from inspect import signature
 
 import pytest
 import torch
@@ -59,12 +60,13 @@ def test_bad_std():
 
 @pytest.mark.parametrize("mode", ["constant", "reflect"])
 def test_crop_is_a_window_of_the_padded_image(mode):
-    padded = torch.nn.functional.pad(COLOUR, [2] * 4, mode=mode)
+    images = COLOUR.repeat(40, 1, 1, 1)
+    padded = torch.nn.functional.pad(images, [2] * 4, mode=mode)
     places = set()
-    for x, whole in zip(ours.crop(COLOUR, stream(3), mode=mode), padded, strict=True):
+    for x, whole in zip(ours.crop(images, stream(3), mode=mode), padded, strict=True):
         windows = {(i, j): whole[:, i : i + 16, j : j + 16] for i in range(5) for j in range(5)}
         places.add(next(key for key, window in windows.items() if torch.equal(window, x)))
-    assert len(places) > 4
+    assert len(places) == 25
 
 
 def test_flip_is_torchvision_s_for_about_half():
@@ -89,6 +91,30 @@ def test_resized_crop_of_a_ramp_has_the_drawn_area():
     left = found[:, 0, 0, 0]
     assert left.min() < 0.02
     assert abs(left.max() - 0.5) < 0.02
+
+
+def test_resized_crop_has_the_areas_and_aspects_of_simclr():
+    """From 40 % of the area on, and aspects of 3/4 to 4/3, by default; measured on two ramps."""
+    ramp = torch.arange(64.0, dtype=torch.float64) / 64
+    across, down = ramp.expand(4000, 1, 64, 64), ramp[:, None].expand(4000, 1, 64, 64)
+    width = (ours.resized_crop(across, stream(0))[:, 0, 32, [22, 42]].diff(dim=1) * 64 / 20)[:, 0]
+    height = (ours.resized_crop(down, stream(0))[:, 0, [22, 42], 32].diff(dim=1) * 64 / 20)[:, 0]
+    free = (width < 0.999) & (height < 0.999)
+    area, aspect = (width * height)[free], (width / height)[free]
+    assert area.min().item() == pytest.approx(0.4, abs=0.01)
+    assert (width * height).max() > 0.95
+    assert aspect.min().item() == pytest.approx(3 / 4, abs=0.01)
+    assert aspect.max().item() == pytest.approx(4 / 3, abs=0.02)
+
+
+def test_strengths_of_colour_jitter_are_those_of_the_paper():
+    """Those of Kim et al. 2026 for SimCLR."""
+    usual = {n: p.default for n, p in signature(ours.colour_jitter).parameters.items()}
+    strengths = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
+    assert usual.items() >= (strengths | {"probability": 0.8}).items()
+    images = COLOUR[:1].expand(500, -1, -1, -1)
+    changed = (ours.colour_jitter(images, stream(1)) != images).flatten(1).any(1)
+    assert abs(changed.double().mean() - 0.8) < 0.06
 
 
 def test_colour_jitter_is_torchvision_s_in_its_order():

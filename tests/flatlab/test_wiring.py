@@ -110,7 +110,7 @@ def of_recipes():
     for recipe in recipes():
         for method, settings in {s.method: s for s in load_recipe(recipe).values()}.items():
             model = "wrn-10-1" if settings.loop == "simclr" else "cnn-bn"
-            size = {"model": model, "epochs": 4, "steps_per_epoch": 2, "batch_size": 4, "look": 2}
+            size = {"model": model, "epochs": 4, "steps_per_epoch": 1, "batch_size": 4, "look": 2}
             size["labels"] = 8 * (settings.labels > 0)
             size["unlabelled_batch_size"] = 6 * (settings.unlabelled_batch_size > 0)
             size["warmup"] = int(settings.warmup > 0)

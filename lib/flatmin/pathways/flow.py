@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import solve_ivp
 
-from flatmin.pathways._check import Floats, positive, valid_depths
+from flatmin.pathways._check import Floats, positive, strengths_of, valid_depths
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class FlowHistory:
         times: Times t, shape ``(times,)``.
         strengths: End-to-end strengths σ_h = s_h^{L_h}, shape ``(times, pathways)``.
         loss: ½ (Σ_h σ_h − σ⋆)², shape ``(times,)``.
-        conserved: What the flow cannot change, φ_h − φ_1 for each path h after the first, with
-            φ_h = s_h^{2 − L_h}/(2 − L_h), or log s_h at L_h = 2; shape ``(times, pathways − 1)``.
+        conserved: What the flow cannot change, φ_h − φ_1 for each path h after the first, with φ
+            of :func:`flow_potential`; shape ``(times, pathways − 1)``.
     """
 
     times: Floats
@@ -91,11 +91,81 @@ def gradient_flow(
         raise RuntimeError(f"the solver gave up: {solution.message}")
     layers = solution.y.T
     strengths = layers**depth
-    share = np.where(depth == 2, 1.0, 2.0 - depth)  # any non-zero number where log takes over
-    potential = np.where(depth == 2, np.log(layers), layers ** (2.0 - depth) / share)
+    potential = _potential(depth, layers)
     return FlowHistory(
         times=at,
         strengths=strengths,
         loss=0.5 * (strengths.sum(-1) - goal) ** 2,
         conserved=potential[:, 1:] - potential[:, :1],
     )
+
+
+def flow_potential(depths: ArrayLike, strengths: ArrayLike) -> Floats:
+    """φ_h = s_h^{2 − L_h}/(2 − L_h), or log s_h at L_h = 2: gradient flow moves all of them alike.
+
+    Its differences between pathways are what the flow conserves (Kim & Lee 2026, Section 3).
+
+    Args:
+        depths: L_h ≥ 1, shape ``(pathways,)``.
+        strengths: σ_h > 0, shape ``(..., pathways)``.
+
+    Returns:
+        φ_h, shape ``(..., pathways)``; it grows with the strength, and is negative for L_h > 2.
+
+    Raises:
+        ValueError: If an argument is outside its range, NaN, or the shapes do not fit.
+
+    Example:
+        >>> print(flow_potential([2, 3, 4], [1.0, 0.125, 1.0]))
+        [ 0.  -2.  -0.5]
+    """
+    depth, strength = valid_depths(depths), positive("strengths", strengths)
+    strengths_of(depths, strength)
+    return _potential(depth, strength ** (1 / depth))
+
+
+def flow_landing(depths: ArrayLike, target: ArrayLike, strengths: ArrayLike) -> Floats:
+    """Where gradient flow from given strengths reaches zero loss, without solving an equation of t.
+
+    All φ_h of :func:`flow_potential` move by one common shift; it is found by Newton's method, from
+    above on an increasing convex sum, so every step is safe. The sharpness at this point is the
+    "gradient flow solution sharpness" of Kreisler et al. (2023).
+
+    Args:
+        depths: L_h ≥ 2, shape ``(pathways,)``.
+        target: σ⋆ > 0, shape ``(...,)``.
+        strengths: σ_h > 0 now, shape ``(..., pathways)``.
+
+    Returns:
+        σ_h ≥ 0 at zero loss, shape ``(..., pathways)``; they sum to σ⋆.
+
+    Raises:
+        ValueError: If an argument is outside its range, NaN, or the shapes do not fit.
+
+    Example:
+        >>> print(flow_landing([20, 20], 1.0, [0.011, 0.01]).round(4))
+        [0.8711 0.1289]
+    """
+    depth, goal = valid_depths(depths, least=2), positive("target", target)[..., None]
+    phi = flow_potential(depth, strengths)
+    shift = np.min(_potential(depth, goal ** (1 / depth)) - phi, axis=-1, keepdims=True)
+    for _ in range(100):
+        layers = _layers(depth, phi + shift)
+        excess = np.sum(layers**depth, axis=-1, keepdims=True) - goal
+        slope = np.sum(depth * layers ** (2 * depth - 2), axis=-1, keepdims=True)
+        shift = shift - excess / slope
+        if np.all(np.abs(excess) <= 1e-13 * goal):
+            break
+    return np.asarray(_layers(depth, phi + shift) ** depth)
+
+
+def _potential(depth: NDArray[np.int64], layers: Floats) -> Floats:
+    share = np.where(depth == 2, 1.0, 2.0 - depth)  # any non-zero number where log takes over
+    return np.where(depth == 2, np.log(layers), layers ** (2.0 - depth) / share)
+
+
+def _layers(depth: NDArray[np.int64], phi: Floats) -> Floats:
+    """The layer values s_h of which ``phi`` is the potential."""
+    share = np.where(depth == 2, 1.0, 2.0 - depth)
+    with np.errstate(over="ignore"):  # of the branch that is not taken
+        return np.where(depth == 2, np.exp(phi), np.abs(share * phi) ** (1 / share))

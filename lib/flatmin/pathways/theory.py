@@ -166,6 +166,38 @@ def _fill(depth: NDArray[np.int64], goal: float) -> Floats:
     return np.asarray(split * (goal / split.sum()))
 
 
+def reversal_threshold(depth: ArrayLike) -> Floats:
+    r"""Largest relative step t of a layer from which no difference between pathways can grow.
+
+    One step multiplies a layer value by 1 − t with t = η r s^{L − 2}, r = Σ_k σ_k − σ⋆. The
+    differences of s_h^{2 − L}, which gradient flow conserves, keep their order and shrink while
+    t ≤ 1/(L − 1); beyond it they may reverse, and can grow by that only above the root of
+    (L − 1) t − 1 = (1 − t)^{L − 1}: 2 − √2 at L = 3, and 1.2785/(L − 1) in the limit of depth.
+
+    Args:
+        depth: L ≥ 3, any shape.
+
+    Returns:
+        The root, between 1/(L − 1) and 1, in the shape of ``depth``.
+
+    Raises:
+        ValueError: If a depth is below 3 or not a whole number.
+
+    Example:
+        >>> print(reversal_threshold([3, 5, 20]).round(4))
+        [0.5858 0.3075 0.0668]
+    """
+    return np.asarray(np.vectorize(_reversal, otypes=[float])(valid_depths(depth, least=3) - 1.0))
+
+
+def _reversal(n: float) -> float:
+    def excess(x: float) -> float:  # x = n t; log1p keeps the power exact at any depth
+        return x - 1 - math.exp(n * math.log1p(-x / n))
+
+    root: float = brentq(excess, 1.0, 1.5, xtol=1e-15)
+    return root / n
+
+
 def wcr_ratio(depth: ArrayLike) -> Floats:
     r"""Largest step γ_WCR = η S from which a single path always comes back in two steps.
 

@@ -69,6 +69,15 @@ def test_crop_is_a_window_of_the_padded_image(mode):
     assert len(places) == 25
 
 
+@pytest.mark.parametrize(("width", "furthest"), [(16, 2), (28, 3), (32, 4)])
+def test_crop_shifts_by_up_to_an_eighth(width, furthest):
+    point = torch.zeros(600, 1, width, width)
+    point[:, :, width // 2, width // 2] = 1
+    place = ours.crop(point, stream(4)).nonzero()[:, 2:] - width // 2
+    assert place.amin(0).tolist() == [-furthest] * 2
+    assert place.amax(0).tolist() == [furthest] * 2
+
+
 def test_flip_is_torchvision_s_for_about_half():
     images = COLOUR[:1].expand(400, -1, -1, -1)
     flipped = ours.flip(images, stream(0))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from flatmin.pathways import gradient_flow, simulate_modes
+from flatmin.pathways import flow_landing, flow_potential, gradient_flow, simulate_modes
 
 
 @settings(deadline=None, max_examples=25)
@@ -87,3 +87,50 @@ def test_refuses_bad_input(change, message):
     good = {"depths": [3, 3], "target": 1.0, "init": [0.2, 0.1], "times": [0.0, 1.0]}
     with pytest.raises(ValueError, match=message):
         gradient_flow(**(good | change))
+
+
+def test_the_potential_in_its_four_forms():
+    phi = flow_potential([1, 2, 3, 4], [[0.5, 0.25, 0.125, 0.0625]])
+    np.testing.assert_allclose(phi, [[0.5, np.log(0.5), -2.0, -2.0]], rtol=1e-14)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    depths=st.lists(st.integers(2, 20), min_size=1, max_size=4),
+    target=st.floats(0.2, 3.0),
+    seed=st.integers(0, 2**31),
+)
+def test_the_flow_lands_where_the_solver_ends(depths, target, seed):
+    init = np.random.default_rng(seed).uniform(0.02, 0.5, len(depths))
+    end = gradient_flow(depths, target, init, [1e4]).strengths[-1]
+    np.testing.assert_allclose(flow_landing(depths, target, init), end, atol=1e-8)
+
+
+@given(
+    depths=st.lists(st.integers(2, 60), min_size=2, max_size=5),
+    seed=st.integers(0, 2**31),
+)
+def test_landing_keeps_the_differences_and_reaches_the_target(depths, seed):
+    generator = np.random.default_rng(seed)
+    now = 10 ** generator.uniform(-4, 0.5, (50, len(depths)))
+    target = 10 ** generator.uniform(-0.5, 0.5, 50)
+    ends = flow_landing(depths, target, now)
+    np.testing.assert_allclose(ends.sum(-1), target, rtol=1e-10)
+    before, after = (np.diff(flow_potential(depths, x)) for x in (now, ends))
+    scale = 1 + np.abs(flow_potential(depths, ends)).max(-1, keepdims=True)
+    np.testing.assert_allclose(after / scale, before / scale, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: flow_potential([3, 3], [0.1, 0.0]), "strengths must be finite and positive"),
+        (lambda: flow_potential([3, 3], [0.1, 0.1, 0.1]), "one entry per pathway"),
+        (lambda: flow_landing([1, 3], 1.0, [0.1, 0.1]), "depths must be at least 2"),
+        (lambda: flow_landing([3, 3], 0.0, [0.1, 0.1]), "target must be finite and positive"),
+        (lambda: flow_landing([3, 3], 1.0, [0.1, np.nan]), "strengths must be finite"),
+    ],
+)
+def test_potential_and_landing_refuse_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -194,9 +194,41 @@ def test_thresholds_of_the_digest():
     assert high == theory.wcr_step_size(6, 1.0) < 2 / theory.balanced_sharpness(6, 8, 1.0)
 
 
+def test_reversal_threshold_in_closed_form_and_in_the_limit():
+    assert theory.reversal_threshold(3) == pytest.approx(2 - np.sqrt(2), abs=1e-14)
+    limit = float(mpmath.findroot(lambda x: x - 1 - mpmath.exp(-x), 1.28))
+    assert theory.reversal_threshold(10**7) * 1e7 == pytest.approx(limit, rel=1e-6)
+    depth = np.arange(3, 60)
+    t = theory.reversal_threshold(depth)
+    np.testing.assert_allclose((depth - 1) * t - 1, (1 - t) ** (depth - 1), rtol=1e-11)
+
+
+@given(depth=st.integers(3, 60), seed=st.integers(0, 2**31))
+def test_differences_grow_only_above_the_reversal_threshold(depth, seed):
+    generator = np.random.default_rng(seed)
+    u = 10 ** generator.uniform(-1, 3, (200, 3))  # s^{2 − L}
+    most = generator.uniform(-3, 1, (200, 1))  # t of the strongest path
+    t = most * u.min(-1, keepdims=True) / u
+    after = u * (1 - t) ** (2.0 - depth)
+    before, after = (x[:, [1, 2, 2]] - x[:, [0, 0, 1]] for x in (u, after))
+    assert np.all(after * np.sign(before) < np.abs(before) * (1 + 1e-9))
+    rises = np.abs(after) > np.abs(before) * (1 + 1e-9)
+    assert not np.any(rises & (most <= theory.reversal_threshold(depth)))
+
+
+def test_the_reversal_threshold_cannot_be_raised():
+    depth, t = 8, theory.reversal_threshold(8)
+    for factor, grows in ((0.999, False), (1.001, True)):
+        u = np.array([1.0, 1.0 + 1e-7])
+        after = u * (1 - factor * t / u) ** (2.0 - depth)
+        assert bool(abs(after[1] - after[0]) > u[1] - u[0]) == grows
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: theory.reversal_threshold(2), "depths must be at least 3"),
+        (lambda: theory.reversal_threshold([3, 4.5]), "whole numbers"),
         (lambda: theory.wcr_ratio(1), "depths must be at least 2"),
         (lambda: theory.wcr_ratio([3, 2.5]), "whole numbers"),
         (lambda: theory.single_path_sharpness(0, 1.0), "depths must be at least 1"),

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
-from flatlab.models import WideResNet, cnn6, cnn_bn, mlp, resnet, vit
+from flatlab.models import WideResNet, cnn3, cnn6, cnn_bn, mlp, resnet, vit
 from flatlab.sets import Place, kind_of
 from flatlab.settings import Settings
 from flatlab.streams import stream
 from flatmin.optim import IAMD, IAMS, SAM
 
-MODELS = "cnn-bn, cnn6, vit, resnet-18, resnet-50 or wrn-<depth>-<widen>"
+MODELS = "cnn-bn, cnn3, cnn6, vit, resnet-18, resnet-50 or wrn-<depth>-<widen>"
 
 
 def build_model(settings: Settings) -> nn.Module:
@@ -40,8 +40,8 @@ def build_model(settings: Settings) -> nn.Module:
     elif name in ("resnet-18", "resnet-50"):
         stem = "imagenet" if kind.size > 64 else "cifar"
         model = resnet(int(name[-2:]), stem=stem, **rest)
-    elif name == "cnn-bn":
-        model = cnn_bn(**rest)
+    elif name in ("cnn-bn", "cnn3"):
+        model = (cnn_bn if name == "cnn-bn" else cnn3)(**rest)
     elif name in ("cnn6", "vit"):
         model = (cnn6 if name == "cnn6" else vit)(image_size=kind.size, **rest)
     else:
@@ -71,8 +71,8 @@ def build_optimizer(
     if method in ("SAM", "ASAM"):
         return SAM(model.parameters(), base, adaptive=method == "ASAM", **rest)
     rest["generator"] = stream(settings.seed, "noise", device=place.device)
-    if method.startswith("random"):
-        rest["direction"] = "random"
+    if method.startswith(("random", "score")):
+        rest["direction"] = method.split("-")[0]
     else:
         rest |= {"sigma": settings.sigma, "steps": settings.climb}
     if method.endswith("D"):

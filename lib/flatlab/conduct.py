@@ -43,7 +43,8 @@ def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
 
     Yields:
         What the loop yields, ``{"step": …, "loss": …}``, with "steps" to be taken in all,
-        "images_per_second" and, at a look, "error", "error_top5" and "S".
+        "images_per_second" and, at a look, "error", "error_top5", "S" and,
+        with label noise, "memorised": the fraction of wrong labels that the network gives.
 
     Raises:
         ValueError: settings that do not fit together; a record or checkpoint that is damaged, has
@@ -54,7 +55,8 @@ def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
     """
     checkpoint, first = record.with_suffix(".pt"), place.part[0] == 0
     if _common(record.exists(), place, record):
-        check_same(record, read_record(record)["settings"], asdict(settings))
+        then = Settings.of(read_record(record)["settings"])
+        check_same(record, asdict(then), asdict(settings))
         return
     with _alone(record.with_suffix(".lock")) if first else nullcontext():
         yield from _conduct(settings, record, checkpoint, place)

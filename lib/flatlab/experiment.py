@@ -17,12 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flatlab.build import build_forward, build_model, build_optimizer
 from flatlab.data.augment import STRONG, VIEW, WEAK
-from flatlab.data.images import FolderImages, balanced
+from flatlab.data.images import FolderImages, balanced, with_wrong
 from flatlab.loops import fixmatch, linear_probe, simclr, supervised
 from flatlab.run import Batches, BatchSource, LoadedBatches, Record, Run
 from flatlab.schedules import constant, cosine, drops, seven_sixteenths
 from flatlab.sets import AT_ONCE, Pair, Place, Stack, kind_of, read, stack
 from flatlab.settings import Settings
+from flatlab.streams import stream
 from flatmin._check import require
 from flatmin.curvature import hessian_trace, top_hessian_eigenpairs
 from flatmin.inconsistency import local_inconsistency
@@ -43,6 +44,7 @@ class Experiment:
         run: the :class:`flatlab.run.Run`.
         epoch: steps of an epoch.
         steps: how many it takes.
+        wrong: the images whose labels are wrong, and these labels, if there are any.
         images_per_step: over all processes; two views of an image count once.
 
     Raises:
@@ -67,32 +69,44 @@ class Experiment:
         )
         train = read(settings, "train" if settings.validate else "train+validation", place)
         held_out = read(settings, "validation" if settings.validate else "test", place)
-        self.held_out, self.seen = stack(held_out, place), stack(train, place)
+        self.held_out = stack(held_out, place)
         self.labelled: BatchSource
         self.pool: Batches | None = None  # what needs no label
+        self.wrong: Pair | None = None  # images of wrong labels, and these
         if isinstance(train, FolderImages):
             require(
-                settings.loop == "supervised" and max(settings.labels, sizes[1]) == 0,
-                f"{settings.data} is for supervised runs with all labels only",
+                settings.loop == "supervised"
+                and max(settings.labels, settings.label_noise, sizes[1]) == 0,
+                f"{settings.data} is for supervised runs with all labels, as they are, only",
             )
             self.labelled = LoadedBatches(
                 train, sizes[0], place.device, place.workers, part=place.part
             )
+            self.seen = stack(train, place)
             count, part = len(train), (0, 1)  # it divides batches before they are read
         else:
-            images, labels = train
-            count, part = len(labels), place.part
-            if settings.labels and settings.tier == "paper":
-                per_class = settings.labels // self.kind.classes
-                known = balanced(labels.cpu(), per_class, seed=settings.seed).to(labels.device)
-                self.labelled = Batches((images[known], labels[known]), sizes[0])
-            else:
-                self.labelled = Batches(train, sizes[0])
-            self.pool = Batches((images,), sizes[1]) if sizes[1] else None
+            count, part = len(train[1]), place.part
+            known = self._known(train)
+            self.labelled, self.seen = Batches(known, sizes[0]), stack(known, place)
+            self.pool = Batches(train[:1], sizes[1]) if sizes[1] else None
         self.epoch = settings.steps_per_epoch or max(1, count // sizes[0])
         self.steps = settings.epochs * self.epoch
         self.images_per_step = sum(sizes)
         self.run = self._run(part)
+
+    def _known(self, train: Pair) -> Pair:
+        """The images whose labels are known, and the labels as they are told."""
+        settings, (images, labels) = self.settings, train
+        if settings.labels and settings.tier == "paper":
+            per_class = settings.labels // self.kind.classes
+            chosen = balanced(labels.cpu(), per_class, seed=settings.seed).to(labels.device)
+            images, labels = images[chosen], labels[chosen]
+        if settings.label_noise:
+            draw = stream(settings.seed, "label noise")
+            true, classes = labels, self.kind.classes
+            labels = with_wrong(true, settings.label_noise, classes=classes, generator=draw)
+            self.wrong = images[labels != true], labels[labels != true]
+        return images, labels
 
     def _run(self, part: tuple[int, int]) -> Run:
         settings, device = self.settings, torch.device(self.place.device)
@@ -175,7 +189,10 @@ class Experiment:
         few = [x for x, _ in islice(self.held_out, LOOK_AT // AT_ONCE)]
         first, fifth = errors(model, self.held_out)
         S = local_inconsistency(model, few, rho=LOOK_RHO).value
-        return {"error": first, "error_top5": fifth, "S": S}
+        found = {"error": first, "error_top5": fifth, "S": S}
+        if self.wrong:
+            found["memorised"] = 1 - errors(model, stack(self.wrong, self.place))[0]
+        return found
 
     def measure(self) -> Record:
         """What is measured once, in the end."""

@@ -56,6 +56,7 @@ def passes(settings: Settings) -> tuple[int, int]:
         "IAM-S": (climb + 2, climb + 1),
         "IAM-D": (climb + 3, climb + 2),
         "random-S": (2, 1),
+        "score-S": (2, 2),
         "random-D": (3, 2),
     }[settings.method]
     # Under SAM, FixMatch takes the unlabelled loss at θ in a pass of its own.

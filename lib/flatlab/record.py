@@ -16,6 +16,7 @@ import torch
 import flatmin
 from flatlab.run import Record
 from flatlab.sets import Place
+from flatlab.settings import Settings, load_recipe
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -31,6 +32,35 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "settings" not in content:
         raise ValueError(f"{path} is damaged or no record of flatmin: move it away")
     return content
+
+
+def recorded(recipe: str, folder: str | Path) -> dict[str, dict[str, Any]]:
+    """Read the records of a recipe's runs, as many as there are.
+
+    Args:
+        recipe: the name of a recipe that ships with the package.
+        folder: of the records of all recipes.
+
+    Returns:
+        Record by name of the run, in the recipe's order. A record counts where its settings are
+        the recipe's to the last one; a setting that is younger than the record had its default.
+
+    Raises:
+        FileNotFoundError: no such recipe.
+        ValueError: a file that is damaged, or names a setting that there is not.
+
+    Example:
+        >>> recorded("demo", "nowhere")
+        {}
+    """
+    found = {}
+    for name, settings in load_recipe(recipe).items():
+        path = Path(folder) / recipe / f"{name}.json"
+        if path.exists():
+            record = read_record(path)
+            if Settings.of(record["settings"]) == settings:
+                found[name] = record
+    return found
 
 
 def provenance(place: Place) -> dict[str, Any]:

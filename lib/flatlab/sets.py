@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -104,20 +105,25 @@ def read(settings: Settings, split: str, place: Place) -> Pair | FolderImages:
         return images.to(place.device), torch.arange(8, device=place.device) % kind.classes
     if settings.data == "imagenet":
         return FolderImages(place.data / "imagenet", split)
-    rest: dict[str, Any] = {"root": place.data, "download": place.download}
-    match settings.data:
+    images, labels = _tensors(settings.data, split, place.data, place.download)
+    return images.to(place.device), labels.to(place.device)
+
+
+@lru_cache(maxsize=2)  # a recipe's runs read the same splits
+def _tensors(data: DataName, split: str, root: Path, download: bool) -> Pair:
+    rest: dict[str, Any] = {"root": root, "download": download}
+    match data:
         case "cifar-10" | "cifar-100":
-            parts = [cifar(KINDS[settings.data].classes, split, **rest)]
+            parts = [cifar(KINDS[data].classes, split, **rest)]
         case "svhn":
             parts = [svhn(split, **rest)]
         case "fashion-mnist":
-            if not place.download and not (place.data / "FashionMNIST").exists():
+            if not download and not (root / "FashionMNIST").exists():
                 rest["root"] = None  # where else it may be
             parts = [fashion_mnist(part, source="full", **rest) for part in split.split("+")]
         case _:
             parts = [fashion_mnist(part) for part in split.split("+")]
-    images = torch.cat([part.images for part in parts]).to(place.device)
-    return images, torch.cat([part.labels for part in parts]).to(place.device)
+    return torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
 
 
 def stack(data: Pair | FolderImages, place: Place) -> Stack:

@@ -40,7 +40,9 @@ Loop: TypeAlias = Literal["supervised", "fixmatch", "simclr"]
 DataName: TypeAlias = Literal[
     "fashion-mnist-part", "fashion-mnist", "cifar-10", "cifar-100", "svhn", "imagenet"
 ]
-MethodName: TypeAlias = Literal["SGD", "SAM", "ASAM", "IAM-D", "IAM-S", "random-D", "random-S"]
+MethodName: TypeAlias = Literal[
+    "SGD", "SAM", "ASAM", "IAM-D", "IAM-S", "random-D", "random-S", "score-S"
+]
 ScheduleName: TypeAlias = Literal["drops", "cosine", "fixmatch", "constant"]
 
 
@@ -50,10 +52,10 @@ class Settings:
 
     Attributes:
         data: the data set.
-        model: ``"cnn-bn"``, ``"cnn6"``, ``"vit"``, ``"resnet-18"``, ``"resnet-50"`` or
+        model: ``"cnn-bn"``, ``"cnn3"``, ``"cnn6"``, ``"vit"``, ``"resnet-18"``, ``"resnet-50"`` or
             ``"wrn-<depth>-<widen>"``.
         method: the optimizer; ``"random-D"`` and ``"random-S"`` are IAM-D and IAM-S with a random
-            direction.
+            direction, ``"score-S"`` is IAM-S with a sampled score as the direction.
         seed: of weights, order, augmentation and noise.
         loop: which of the loops of :mod:`flatlab.loops`.
         tier: ``"smoke"`` takes two steps on noise of the data's kind: does it run?
@@ -64,6 +66,7 @@ class Settings:
         look: epochs between two evaluations.
         batch_size: labelled images per step, over all processes.
         labels: how many training labels are known, as many of each class.
+        label_noise: fraction of the known training labels that are wrong, from 0 to 1.
         unlabelled_batch_size: further images per step.
         augment: whether images are augmented.
         lr: learning rate.
@@ -99,6 +102,7 @@ class Settings:
     look: int = 1
     batch_size: int = 128
     labels: int = 0
+    label_noise: float = 0.0
     unlabelled_batch_size: int = 0
     augment: bool = True
     lr: float = 0.1
@@ -145,7 +149,7 @@ class Settings:
                 require(math.isfinite(value), f"{name} must be finite, got {value}")
                 require(value >= 0, f"{name} must not be negative, got {value}")
                 require(value > 0 or name not in positive, f"{name} must be positive, got {value}")
-        for name in ("label_smoothing", "threshold"):
+        for name in ("label_noise", "label_smoothing", "threshold"):
             value = getattr(settings, name)
             require(value <= 1, f"{name} must be at most 1, got {value}")
         require(settings.ema < 1, f"ema must be below 1, got {settings.ema}")

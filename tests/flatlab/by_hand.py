@@ -89,6 +89,8 @@ def optimizer_of(settings, model):
             return IAMD(params, base, beta=settings.beta, **climb, **kwargs)
         case "random-S":
             return IAMS(params, base, direction="random", **noise, **kwargs)
+        case "score-S":
+            return IAMS(params, base, direction="score", **noise, **kwargs)
         case "random-D":
             return IAMD(params, base, direction="random", beta=settings.beta, **noise, **kwargs)
 
@@ -215,6 +217,12 @@ def run(settings, kind, data):
     if settings.labels:
         known = few_of_each(labels, settings.labels // kind.classes, settings.seed)
         x, y = images[known], labels[known]
+    true, y = y, y.clone()
+    if settings.label_noise:
+        draw, count = stream(settings.seed, "label noise"), round(settings.label_noise * len(y))
+        chosen = torch.randperm(len(y), generator=draw)[:count]
+        shift = torch.randint(1, kind.classes, (count,), generator=draw)
+        y[chosen] = (true[chosen] + shift) % kind.classes
     epoch = settings.steps_per_epoch or len(images) // settings.batch_size
     steps = settings.epochs * epoch
     model = network(settings, kind)
@@ -250,18 +258,20 @@ def run(settings, kind, data):
         look = {"step": done, "loss": sum(losses) / len(losses)}
         losses = []
         if due and settings.loop == "simclr":
-            look["error"] = probe(settings, shown[0], train, held_out)
+            look["error"] = probe(settings, shown[0], (x, y), held_out)
         elif due:
             look |= {"error": wrong(shown, *held_out), "error_top5": wrong(shown, *held_out, 5)}
             S = local_inconsistency(shown, [*held_out[0][:LOOK_AT].split(AT_ONCE)], rho=0.1)
             look["S"] = S.value
+            if settings.label_noise:
+                look["memorised"] = 1 - wrong(shown, x[y != true], y[y != true])
         looks.append(look)
     final = {}
     shown = (average or model).eval()
     if settings.loop != "simclr":
-        final["train_error"] = wrong(shown, *train)
+        final["train_error"] = wrong(shown, x, y)
         if settings.curvature:
-            few = [part[:LOOK_AT] for part in train]
+            few = [x[:LOOK_AT], y[:LOOK_AT]]
             top = top_hessian_eigenpairs(shown, cross_entropy, *few, tol=1e-2)
             final["lambda_max(H)"] = float(top.eigenvalues[0]) if top.converged else math.nan
             final["Tr H"] = hessian_trace(shown, cross_entropy, *few).value

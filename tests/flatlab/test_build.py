@@ -25,6 +25,14 @@ def test_a_resnet_begins_as_its_images_want(data, size):
     assert model.conv1.kernel_size == (size, size)
 
 
+def test_the_small_networks_go_by_their_names():
+    settings = replace(SMALL, data="fashion-mnist-part", tier="paper")
+    sizes = {"cnn-bn": 3778, "cnn3": 24_058}
+    for name, size in sizes.items():
+        model = build_model(replace(settings, model=name))
+        assert sum(p.numel() for p in model.parameters()) == size
+
+
 @pytest.mark.parametrize("recipe", recipes())
 def test_a_recipe_builds_its_network_at_full_size(recipe):
     for settings in {s.model: s for s in load_recipe(recipe).values()}.values():

@@ -27,6 +27,7 @@ VARIANTS = {
     "IAM-S": replace(SMALL, method="IAM-S", base="AdamW"),
     "random-D": replace(SMALL, method="random-D"),
     "random-S": replace(SMALL, method="random-S"),
+    "score-S": replace(SMALL, method="score-S", model="cnn3", label_noise=0.5),
     "fixmatch": replace(SMALL, loop="fixmatch", unlabelled_batch_size=4, ema=0.9, threshold=0.1),
     "simclr": replace(SMALL, loop="simclr", model="wrn-10-1"),
 }

@@ -8,8 +8,10 @@ from runs import SMALL
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from flatlab.data.images import with_wrong
 from flatlab.experiment import Experiment, errors
 from flatlab.sets import KINDS, Place
+from flatlab.streams import stream
 from flatmin.curvature import top_hessian_eigenpairs
 
 # Resuming
@@ -85,6 +87,31 @@ def test_the_part_that_ships_is_as_large_as_said_and_few_labels_are_balanced():
     assert images.shape == (20, 1, 28, 28)
     assert labels.bincount().tolist() == [2] * 10
     assert experiment.epoch == 6000 // 4
+
+
+def test_wrong_labels_are_learned_and_counted():
+    given = {"data": "fashion-mnist-part", "tier": "paper", "method": "SGD", "rho": 0.0}
+    settings = replace(SMALL, **given, labels=200, label_noise=0.4, validate=True, look=3)
+    experiment = Experiment(settings, Place())
+    images, told = experiment.labelled.tensors
+    clean = Experiment(replace(settings, label_noise=0.0), Place())
+    assert clean.wrong is None
+    assert torch.equal(images, clean.labelled.tensors[0])
+    wrong = told != clean.labelled.tensors[1]
+    assert int(wrong.sum()) == 80
+    assert torch.equal(experiment.wrong[0], images[wrong])
+    assert torch.equal(experiment.wrong[1], told[wrong])
+    again = Experiment(replace(settings, seed=4), Place())
+    draw = stream(4, "label noise")
+    true = Experiment(replace(settings, seed=4, label_noise=0.0), Place()).labelled.tensors[1]
+    assert torch.equal(again.labelled.tensors[1], with_wrong(true, 0.4, classes=10, generator=draw))
+    *_, last = experiment.train()
+    guesses = experiment.run.model.eval()(images).argmax(1)
+    memorised = (guesses == told)[wrong].double().mean()
+    assert last["memorised"] == pytest.approx(float(memorised))
+    train_error = float((guesses != told).double().mean())
+    assert experiment.measure()["train_error"] == pytest.approx(train_error)
+    assert "memorised" not in [*clean.train()][-1]
 
 
 # The recipes

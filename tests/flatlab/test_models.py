@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import batch_norm, conv2d, linear
 
-from flatlab.models import WideResNet, cnn6, cnn_bn, mlp, resnet, vit
+from flatlab.models import WideResNet, cnn3, cnn6, cnn_bn, mlp, resnet, vit
 
 
 def count(model):
@@ -215,6 +215,17 @@ def test_vision_transformer_by_hand():
         torch.testing.assert_close(model.train(training)(images), logits)
 
 
+def test_cnn3_by_hand():
+    model = shaken(cnn3(2, 4, generator=seeded()))
+    assert [model[i].out_channels for i in (0, 3, 6)] == [16, 32, 64]
+    x = torch.randn(3, 2, 28, 28, generator=seeded(), dtype=torch.float64)
+    z = x
+    for i in (0, 3, 6):
+        z = normalised(conv2d(z, model[i].weight, stride=2, padding=1), model[i + 1]).relu()
+    logits = linear(z.mean((2, 3)), model[-1].weight, model[-1].bias)
+    torch.testing.assert_close(model(x), logits)
+
+
 def test_cnn_bn_by_hand():
     model = shaken(cnn_bn(2, 4, generator=seeded()))
     x = torch.randn(3, 2, 8, 8, generator=seeded(), dtype=torch.float64)
@@ -253,11 +264,12 @@ def test_bad_sizes(build, message):
         lambda g: mlp([4, 8, 3], generator=g),
         lambda g: cnn6(1, 3, image_size=8, generator=g),
         lambda g: cnn_bn(generator=g),
+        lambda g: cnn3(generator=g),
         lambda g: WideResNet(10, 1, generator=g),
         lambda g: resnet(18, generator=g),
         lambda g: vit(8, 4, 12, 1, generator=g),
     ],
-    ids=["mlp", "cnn6", "cnn_bn", "WideResNet", "resnet", "vit"],
+    ids=["mlp", "cnn6", "cnn_bn", "cnn3", "WideResNet", "resnet", "vit"],
 )
 def test_generator_decides_and_global_state_stays(build):
     before = torch.get_rng_state()

@@ -19,6 +19,7 @@ VARIANTS = [
     replace(SMALL, method="IAM-D", rho=0.1),
     replace(SMALL, method="random-D", rho=0.1),
     replace(SMALL, method="random-S", rho=0.1),
+    replace(SMALL, method="score-S", rho=0.1),
     replace(SMALL, loop="fixmatch", unlabelled_batch_size=8),
     replace(SMALL, loop="fixmatch", unlabelled_batch_size=8, method="SAM", rho=0.1),
     replace(SMALL, loop="fixmatch", unlabelled_batch_size=8, method="IAM-D", rho=0.1),

@@ -59,6 +59,7 @@ def test_changes_are_told_in_the_names():
         ({"augment": 1}, "augment must be of type bool, got 1"),
         ({"epochs": 0}, "epochs must be positive, got 0"),
         ({"lr": float("inf")}, "lr must be finite, got inf"),
+        ({"label_noise": 1.5}, r"label_noise must be at most 1, got 1\.5"),
         ({"label_smoothing": 1.5}, r"label_smoothing must be at most 1, got 1\.5"),
         ({"ema": 1.0}, r"ema must be below 1, got 1\.0"),
         ({"lr": -0.1}, "lr must not be negative, got -0.1"),

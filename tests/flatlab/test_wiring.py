@@ -21,6 +21,7 @@ from flatlab.settings import Loop, MethodName, ScheduleName, Settings, load_reci
 COMMON = {
     **{"data": "cifar-10", "model": "cnn-bn", "seed": 3, "validate": True, "epochs": 3},
     **{"steps_per_epoch": 2, "look": 2, "batch_size": 4, "labels": 8, "unlabelled_batch_size": 6},
+    **{"label_noise": 0.4},
     **{"lr": 0.07, "schedule": "cosine", "warmup": 1, "momentum": 0.6, "weight_decay": 0.03},
     **{"beta": 0.7, "climb": 2, "sigma": 0.5, "halve_rho": 1, "ema": 0.8, "curvature": True},
     **{"label_smoothing": 0.2, "threshold": 0.3, "unlabelled_weight": 0.6, "temperature": 0.3},
@@ -149,6 +150,7 @@ CHANGES = {
     "look": ({}, 1),
     "batch_size": ({}, 5),
     "labels": ({}, 4),
+    "label_noise": ({}, 0.7),
     "unlabelled_batch_size": ({}, 7),
     "augment": ({}, False),
     "lr": ({}, 0.08),

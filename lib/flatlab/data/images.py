@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from flatlab.data import Bytes, ImageData
 from flatmin._extras import extra
 
-__all__ = ["STATISTICS", "FolderImages", "balanced", "cifar", "svhn"]
+__all__ = ["STATISTICS", "FolderImages", "balanced", "cifar", "svhn", "with_wrong"]
 
 #: Mean and standard deviation of the pixels x/255 by channel, with which images are normalised.
 STATISTICS = {
@@ -58,6 +58,37 @@ def balanced(labels: Tensor, per_class: int, *, seed: int) -> Tensor:
         raise ValueError(f"per_class must lie in 1 … {fewest}, the smallest class, not {per_class}")
     order, rank = _ranked(labels.cpu().numpy(), seed)
     return torch.from_numpy(order[rank[order] < per_class]).to(labels.device)
+
+
+def with_wrong(labels: Tensor, fraction: float, *, classes: int, generator: Generator) -> Tensor:
+    """Labels of which so many are wrong: another class, any of them as likely.
+
+    Args:
+        labels: (n,), in 0 … classes − 1.
+        fraction: of the labels, rounded to whole ones, from 0 to 1.
+        classes: at least 2.
+        generator: decides which, and what they become.
+
+    Returns:
+        (n,), new.
+
+    Raises:
+        ValueError: ``fraction`` or ``classes`` out of range.
+
+    Example:
+        >>> labels = torch.arange(10)
+        >>> int((with_wrong(labels, 0.4, classes=10, generator=Generator()) != labels).sum())
+        4
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must lie between 0 and 1, not {fraction}")
+    if classes < 2:
+        raise ValueError(f"classes must be at least 2, not {classes}")
+    chosen = torch.randperm(len(labels), generator=generator)[: round(fraction * len(labels))]
+    shift = torch.randint(1, classes, (len(chosen),), generator=generator).to(labels.device)
+    wrong = labels.clone()
+    wrong[chosen] = (labels[chosen] + shift) % classes
+    return wrong
 
 
 def cifar(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flatlab.data.images import STATISTICS, FolderImages, balanced, cifar, svhn
+from flatlab.data.images import STATISTICS, FolderImages, balanced, cifar, svhn, with_wrong
 
 
 def pixels_of(data, name):
@@ -151,3 +151,25 @@ def test_torchvision_is_imported_late_and_missed_in_words(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ImportError, match=r"torchvision is missing: pip install \"flatmin\[lab\]"):
         cifar(10, "train", root=tmp_path)
+
+
+def test_wrong_labels_are_as_many_as_said_and_any_other_class():
+    labels = torch.arange(4).repeat(2500)
+    before = labels.clone()
+    draws = [torch.Generator().manual_seed(s) for s in (0, 0, 1)]
+    one, same, other = (with_wrong(labels, 0.3, classes=4, generator=g) for g in draws)
+    assert torch.equal(labels, before)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert int((one != labels).sum()) == 3000
+    pairs = torch.stack([labels, one])[:, one != labels]
+    counts = torch.zeros(4, 4).index_put_((*pairs,), torch.ones(3000), accumulate=True)
+    assert counts.diagonal().sum() == 0
+    off_diagonal = counts[~torch.eye(4, dtype=torch.bool)]
+    assert (off_diagonal - 250).abs().max() < 5 * 250**0.5  # five standard deviations
+    assert torch.equal(with_wrong(labels, 0.0, classes=4, generator=draws[0]), labels)
+    assert bool((with_wrong(labels, 1.0, classes=4, generator=draws[0]) != labels).all())
+    with pytest.raises(ValueError, match=r"fraction must lie between 0 and 1, not 1\.5"):
+        with_wrong(labels, 1.5, classes=4, generator=draws[0])
+    with pytest.raises(ValueError, match="classes must be at least 2, not 1"):
+        with_wrong(labels, 0.5, classes=1, generator=draws[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -250,9 +251,15 @@ class Climber(Wrapper):
 
 
 def _refuse_accumulation() -> None:
-    """Under accelerate a closure would be called for the last batch of each few alone."""
+    """Called by accelerate, a closure would see the last batch of each few alone."""
     accelerate = sys.modules.get("accelerate.state")
-    if accelerate and accelerate.GradientState().num_steps > 1:
+    if not accelerate or accelerate.GradientState().num_steps == 1:
+        return
+    # That number is the whole process's: other loops beside accelerate's are not meant.
+    caller: FrameType | None = sys._getframe()
+    while caller and caller.f_globals.get("__name__") != "accelerate.optimizer":
+        caller = caller.f_back
+    if caller:
         raise RuntimeError(
             "step(closure) under accelerate's accumulation leaves out all batches but the last: "
             "attach the model, or run backward inside perturbed()"

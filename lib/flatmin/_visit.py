@@ -184,7 +184,7 @@ class Visit:
 
     def onto_ball(self, gradient: Tangent) -> Tangent:
         """δ = ρ g/‖g‖, in place; each parameter's part by its own ρ."""
-        if self._sync:
+        if self._sync and not self._sharded:  # of shards, gradients are the mean of all ranks
             flat = torch.cat([g.reshape(-1) for g in gradient])
             dist.all_reduce(flat)
             pieces = flat.split_with_sizes([g.numel() for g in gradient])

@@ -171,6 +171,7 @@ def _piecewise(params, sigma, generator):
 
 
 SHARDED = {**{kind: {} for kind in KINDS}, "ASAM": {"adaptive": True}, "K=2": {"steps": 2}}
+SHARDED["in sync"] = {"sync": True}  # as they are anyway
 
 
 def _sharded(rank: int, address: str) -> None:
@@ -178,7 +179,7 @@ def _sharded(rank: int, address: str) -> None:
     torch.set_num_threads(1)
     rows = slice(4 * rank, 4 * rank + 4)
     for name, arguments in SHARDED.items():
-        kind = {"ASAM": "SAM", "K=2": "IAMS"}.get(name, name)
+        kind = {"ASAM": "SAM", "K=2": "IAMS", "in sync": "IAMS"}.get(name, name)
         for way in (
             ("closure", "attached", "perturbed") if kind != "IAMD" else ("closure", "attached")
         ):

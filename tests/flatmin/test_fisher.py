@@ -137,3 +137,13 @@ def test_errors_of_a_product():
         for multiply in (operator.__matmul__, operator.quadratic):
             with pytest.raises(ValueError, match=message):
                 multiply(vector)
+
+
+def test_training_mode_has_the_statistics_of_the_batch():
+    case = build("conv")
+    expected, v = fisher(case.model.train(), case.inputs), randn(size(case.model))
+    case.model.eval()
+    operator = FisherOperator(case.model, case.inputs, training=True)
+    torch.testing.assert_close(operator @ v, expected @ v, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(operator.quadratic(v), v @ expected @ v, rtol=1e-8, atol=1e-10)
+    assert not any(module.training for module in case.model.modules())

@@ -334,6 +334,16 @@ def test_pulling_back_does_not_underflow_in_half_precision():
     torch.testing.assert_close(g, torch.tensor([2e-9, -4e-9, 0.0]), rtol=1e-2, atol=0)
 
 
+def test_two_weights_that_are_added_are_pulled_back_to_tensors_of_their_own():
+    a, b, c = (randn(*shape).requires_grad_() for shape in ((3, 4), (3, 4), (3,)))
+    x, cotangent = randn(6, 4, seed=1), randn(6, 3, seed=2)
+    found = pullback(x @ (a + b).T + c, [a, b, c], cotangent.clone())
+    expected = [cotangent.T @ x, cotangent.T @ x, cotangent.sum(0)]
+    torch.testing.assert_close(found, expected)
+    found[0].zero_()
+    torch.testing.assert_close(found[1], expected[1])
+
+
 def test_a_tiny_divergence_does_not_cancel_in_float32():
     case, single = evaluated("mlp"), evaluated("mlp", torch.float32)
     a, b = (
@@ -515,3 +525,18 @@ def test_every_pass_sees_the_same_order_and_draws_the_same_masks(sigma):
     assert all(one == passes[0] for one in passes)
     assert len({draw for _, draw in passes[0]}) == 1
     assert len({x for x, _ in passes[0]}) == 3
+
+
+def test_graphs_are_recorded_only_where_they_are_needed():
+    recorded = []
+
+    class Watching(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            recorded.append(torch.is_grad_enabled())
+            return super().forward(x)
+
+    local_inconsistency(Watching(4, 3).double(), randn(6, 4), rho=0.1, steps=1)
+    assert recorded == [False, True, False]  # the dual pass, Jᵀ, and the value at δ
+    recorded.clear()
+    local_inconsistency(Watching(4, 3).double(), randn(6, 4), rho=0.1, steps=1, sigma=0.1)
+    assert recorded == [False, True, False]  # the reference, the gradient, and the value at δ

@@ -131,7 +131,9 @@ def test_missing_full_set_says_how_to_get_it(tmp_path):
 def test_missing_torchvision_is_named(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torchvision.datasets", raising=False)
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(ImportError, match=r"torchvision.* is missing: pip install \"flatmin\[lab\]"):
+    with pytest.raises(
+        ImportError, match=r"torchvision.* is missing: pip install \"flatmin\[lab\]"
+    ):
         fashion_mnist("train", source="full", root=tmp_path, download=True)
 
 

@@ -7,54 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cases import Case, build
+from attached import CONV, by_hand, run, same_weights, start, train
+from cases import build
 from optimizers import KINDS, Labelled, closure_of, make, theta_of
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-
-CONV, DROPOUT = "conv", "dropout"
-
-
-def start(kind: str, name: str = CONV, dtype: torch.dtype = torch.float32, **arguments):
-    """A model that returns its loss, and its optimizer."""
-    case = build(name, dtype)
-    model = Labelled(case.model)
-    return case, model, make(kind, model, **arguments)
-
-
-def run(case: Case, model: nn.Module) -> Tensor:
-    """What a loop does for one batch."""
-    loss = model(case.inputs, case.targets).loss
-    loss.backward()
-    return loss.detach()
-
-
-def train(case: Case, model: nn.Module, optimizer, steps: int = 1) -> None:
-    for _ in range(steps):
-        run(case, model)
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def by_hand(kind: str, case: Case, model: nn.Module, optimizer) -> None:
-    """The same step by `perturbed`, or by a closure."""
-
-    def closure() -> tuple[Tensor, Tensor]:
-        outputs = model(case.inputs, case.targets)
-        return outputs.loss, outputs.logits
-
-    if kind == "IAMD":
-        optimizer.step(closure)
-    else:
-        with optimizer.perturbed(lambda: closure()[kind != "SAM"]):
-            closure()[0].backward()
-        optimizer.step()
-    optimizer.zero_grad()
-
-
-def same_weights(one: nn.Module, other: nn.Module) -> None:
-    torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
-
 
 # Coming home
 

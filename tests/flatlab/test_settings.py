@@ -66,6 +66,7 @@ def test_changes_are_told_in_the_names():
         ({"rho": 0.0}, "rho must be positive for IAM-D"),
         ({"method": "SGD"}, "rho must be left out for SGD, got 0.1"),
         ({"loop": "fixmatch"}, "unlabelled_batch_size must be positive"),
+        ({"loop": "simclr", "until": 0.1}, "until must be left out for simclr"),
     ],
 )
 def test_bad_settings_are_named(change, message):

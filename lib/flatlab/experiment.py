@@ -156,10 +156,8 @@ class Experiment:
             return fixmatch(self.run, self.labelled, self.pool, **rest)
         if settings.augment and kind.standard:
             rest["augment"] = kind.augmentation(*kind.standard)
-        smoothing = settings.label_smoothing
-        return supervised(
-            self.run, self.labelled, unlabelled=self.pool, label_smoothing=smoothing, **rest
-        )
+        rest |= {"label_smoothing": settings.label_smoothing, "climb_on": settings.climb_batch}
+        return supervised(self.run, self.labelled, unlabelled=self.pool, **rest)
 
     def _mean(self, loss: float) -> float:
         """The mean over all processes, each of which has met its own examples."""

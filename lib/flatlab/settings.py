@@ -79,6 +79,8 @@ class Settings:
         rho: radius ρ, of all methods but SGD.
         beta: weight β of IAM-D.
         climb: K of Algorithm 1.
+        climb_batch: labelled images of each step on which SAM or IAM-S finds its direction, by
+            default all: fewer make the climb cheaper.
         sigma: size σ of its noise.
         halve_rho: epoch after which ρ is half.
         threshold: FixMatch's, from 0 to 1.
@@ -115,6 +117,7 @@ class Settings:
     rho: float = 0.0
     beta: float = 1.0
     climb: int = 1
+    climb_batch: int = 0
     sigma: float = 1.0
     halve_rho: int = 0
     threshold: float = 0.95
@@ -156,6 +159,17 @@ class Settings:
         climbs = settings.method != "SGD"
         require(settings.rho > 0 or not climbs, f"rho must be positive for {settings.method}")
         require(settings.rho == 0 or climbs, f"rho must be left out for SGD, got {settings.rho}")
+        require(
+            settings.climb_batch == 0
+            or (climbs and not settings.method.endswith("D") and settings.loop == "supervised"),
+            "climb_batch is for supervised runs of SAM and IAM-S only, got "
+            f"{settings.method} in {settings.loop}",
+        )
+        require(
+            settings.climb_batch <= settings.batch_size,
+            f"climb_batch must be at most batch_size={settings.batch_size}, "
+            f"got {settings.climb_batch}",
+        )
         require(
             settings.loop != "fixmatch" or settings.unlabelled_batch_size > 0,
             "unlabelled_batch_size must be positive for fixmatch",

@@ -157,16 +157,24 @@ def losses_of(settings, model, x, y, u, generator, kind):
         if settings.augment:
             images = through(kind.standard, images, generator, kind)
 
-        def parts():
-            logits = model(images)
-            smooth = settings.label_smoothing
-            return cross_entropy(logits[: len(x)], y, label_smoothing=smooth), 0.0, logits
+        def parts(count=None):
+            logits = model(images[:count])
+            own, smooth = logits[: len(x)], settings.label_smoothing
+            return cross_entropy(own, y[:count], label_smoothing=smooth), 0.0, logits
 
     return parts
 
 
-def take_step(settings, optimizer, parts):
+def take_step(settings, optimizer, parts, y):
     """Returns the loss at θ."""
+    if count := settings.climb_batch:
+        part = 0 if "SAM" in settings.method else 2
+        with optimizer.perturbed(lambda: parts(count)[part]) as there:
+            parts()[0].backward()
+        optimizer.step()
+        smooth = settings.label_smoothing
+        loss = cross_entropy(there, y[:count], label_smoothing=smooth) if part else there
+        return loss.item()
     if settings.loop == "fixmatch" and "SAM" in settings.method:
         with optimizer.perturbed(lambda: parts()[0]) as loss:
             parts()[0].backward()
@@ -242,7 +250,7 @@ def run(settings, kind, data):
         chosen = next(batches)
         u = images[next(pool)] if settings.unlabelled_batch_size else None
         parts = losses_of(settings, model, x[chosen], y[chosen], u, generator, kind)
-        losses.append(take_step(settings, optimizer, parts))
+        losses.append(take_step(settings, optimizer, parts, y[chosen]))
         if settings.ema and average is None:
             average = copy.deepcopy(model)
         elif settings.ema:

@@ -97,7 +97,7 @@ def test_whole_numbers_do_for_real_ones():
 
 def test_files_that_are_no_recipe(tmp_path):
     path = tmp_path / "mine.toml"
-    with pytest.raises(FileNotFoundError, match=r"no recipe table9; there are \['demo'"):
+    with pytest.raises(FileNotFoundError, match=r"no recipe table9; there are .*'demo'"):
         load_recipe("table9")
     for text, message in [
         ("lr = ", "is not a TOML file"),

@@ -1,7 +1,7 @@
 """What the steps of recipes' methods take, as they are run: one run of each, epochs interleaved.
 
-Run `python benchmarks/run_time.py supervised cheaper` on a machine that does nothing else. With --json the
-figures and where they come from are written to book/results/.
+Run `python benchmarks/run_time.py supervised cheaper` on a machine that does nothing else. With
+--json the figures and where they come from are written to book/results/.
 """
 
 import argparse

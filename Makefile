@@ -9,7 +9,7 @@ export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book execute html serve check figures bootstrap test lint unit nbval mutate format lock clean
+.PHONY: help setup book execute html serve check figures bootstrap test lint unit nbval gpu mutate format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ unit: $(READY)
 
 nbval: $(READY)
 	@$(PYTHON) -m pytest -q -n $(JOBS) --dist loadfile --nbval --nbval-current-env book
+
+gpu: $(READY) ## All that waits for a GPU, resumable; ARGS="--budget 600", "--rehearse"
+	@$(PYTHON) -m flatlab.gpu $(ARGS)
 
 mutate: $(READY) ## Break the library line by line, list what no test notices; ARGS="--sample 300"
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'

@@ -17,7 +17,7 @@ from flatlab.settings import Settings
 from flatlab.streams import stream
 from flatmin.optim import IAMD, IAMS, SAM
 
-MODELS = "cnn-bn, cnn3, cnn6, vit, resnet-18, resnet-50 or wrn-<depth>-<widen>"
+MODELS = "cnn-bn, cnn3[-<width>][-plain], cnn6, vit, resnet-18, resnet-50 or wrn-<depth>-<widen>"
 
 
 def build_model(settings: Settings) -> nn.Module:
@@ -40,8 +40,10 @@ def build_model(settings: Settings) -> nn.Module:
     elif name in ("resnet-18", "resnet-50"):
         stem = "imagenet" if kind.size > 64 else "cifar"
         model = resnet(int(name[-2:]), stem=stem, **rest)
-    elif name in ("cnn-bn", "cnn3"):
-        model = (cnn_bn if name == "cnn-bn" else cnn3)(**rest)
+    elif name == "cnn-bn":
+        model = cnn_bn(**rest)
+    elif small := re.fullmatch(r"cnn3(?:-(\d+))?(-plain)?", name):
+        model = cnn3(width=int(small[1] or 16), norm=not small[2], **rest)
     elif name in ("cnn6", "vit"):
         model = (cnn6 if name == "cnn6" else vit)(image_size=kind.size, **rest)
     else:

@@ -83,7 +83,8 @@ def _conduct(settings: Settings, record: Path, checkpoint: Path, place: Place) -
     started = perf_counter() - seconds
     with ThreadPoolExecutor(1) as writer:
         written: Future[None] | None = None
-        for point in experiment.train():
+        ended = bool(curve) and experiment.reached(curve[-1])  # before it could be recorded
+        for point in () if ended else experiment.train():
             seconds = perf_counter() - started
             curve.append(point)
             if writes:
@@ -103,7 +104,7 @@ def _conduct(settings: Settings, record: Path, checkpoint: Path, place: Place) -
         content = {
             "provenance": told["provenance"],
             "seconds": seconds,
-            "images_per_second": experiment.steps * experiment.images_per_step / seconds,
+            "images_per_second": experiment.run.step * experiment.images_per_step / seconds,
             "peak_megabytes": peak,
             "final": curve[-1] | experiment.measure(),
             "curve": columns(curve),

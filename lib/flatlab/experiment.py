@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -12,20 +11,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from flatlab.build import build_forward, build_model, build_optimizer
 from flatlab.data.augment import STRONG, VIEW, WEAK
 from flatlab.data.images import FolderImages, balanced, with_wrong
 from flatlab.loops import fixmatch, linear_probe, simclr, supervised
+from flatlab.measures import mean_loss, predictors
 from flatlab.run import Batches, BatchSource, LoadedBatches, Record, Run
 from flatlab.schedules import constant, cosine, drops, seven_sixteenths
 from flatlab.sets import AT_ONCE, Pair, Place, Stack, kind_of, read, stack
 from flatlab.settings import Settings
 from flatlab.streams import stream
 from flatmin._check import require
-from flatmin.curvature import hessian_trace, top_hessian_eigenpairs
 from flatmin.inconsistency import local_inconsistency
 
 RECORD_EVERY = 500  # steps at most between two records, each of which is a checkpoint
@@ -66,6 +64,10 @@ class Experiment:
         require(
             world == 1 or not place.download,
             f"download must be left to one process, got {world}: fetch the data before",
+        )
+        require(
+            world == 1 or settings.until == 0,
+            f"until must be left out where processes share a run, got {settings.until}",
         )
         train = read(settings, "train" if settings.validate else "train+validation", place)
         held_out = read(settings, "validation" if settings.validate else "test", place)
@@ -139,6 +141,12 @@ class Experiment:
         for record in self._loop():
             self._set_radius()
             yield record | {"loss": self._mean(record["loss"])}
+            if self.reached(record):
+                return
+
+    def reached(self, record: Record) -> bool:
+        """Whether a record is one that ends the run before all its steps."""
+        return record.get("train_loss", math.inf) <= self.settings.until
 
     def _loop(self) -> Iterator[Record]:
         settings, kind = self.settings, self.kind
@@ -175,10 +183,12 @@ class Experiment:
                 group["rho"] = self.settings.rho / 2 if late else self.settings.rho
 
     def _look(self, every: int, model: nn.Module) -> Record:
-        """Error and S every so many epochs, in the first process."""
+        """Error and S every so many epochs and in the end, in the first process."""
         due = self.run.step % (self.settings.look * self.epoch) < every
-        if not (due or self.run.step == self.steps) or self.place.part[0] > 0:
-            return {}
+        fit = {"train_loss": mean_loss(model, self.seen)} if self.settings.until else {}
+        last = self.run.step == self.steps or self.reached(fit)
+        if not (due or last) or self.place.part[0] > 0:
+            return fit
         if self.settings.loop == "simclr":
             assert isinstance(model, nn.Sequential)
             train, test = (_whole(part) for part in (self.seen, self.held_out))
@@ -187,7 +197,7 @@ class Experiment:
         few = [x for x, _ in islice(self.held_out, LOOK_AT // AT_ONCE)]
         first, fifth = errors(model, self.held_out)
         S = local_inconsistency(model, few, rho=LOOK_RHO).value
-        found = {"error": first, "error_top5": fifth, "S": S}
+        found = fit | {"error": first, "error_top5": fifth, "S": S}
         if self.wrong:
             found["memorised"] = 1 - errors(model, stack(self.wrong, self.place))[0]
         return found
@@ -199,15 +209,11 @@ class Experiment:
             return {}
         found = {"train_error": errors(model, self.seen)[0]}
         if self.settings.curvature:
-            # Batch by batch: a second derivative keeps several times what a training step does.
-            few = [*islice(self.seen, LOOK_AT // AT_ONCE)]
-            images, labels = [x for x, _ in few], [y for _, y in few]
-            found |= {"lambda_max(H)": math.nan, "Tr H": math.nan}
-            with suppress(FloatingPointError):  # a network that diverged has none
-                top = top_hessian_eigenpairs(model, cross_entropy, images, labels, tol=1e-2)
-                if top.converged:
-                    found["lambda_max(H)"] = float(top.eigenvalues[0])
-                found["Tr H"] = hessian_trace(model, cross_entropy, images, labels).value
+            few, held_out = (
+                islice(part, LOOK_AT // AT_ONCE) for part in (self.seen, self.held_out)
+            )
+            found["train_loss"] = mean_loss(model, self.seen)
+            found |= predictors(model, [x for x, _ in held_out], [*few])
         return found
 
 

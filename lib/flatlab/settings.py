@@ -53,7 +53,8 @@ class Settings:
     Attributes:
         data: the data set.
         model: ``"cnn-bn"``, ``"cnn3"``, ``"cnn6"``, ``"vit"``, ``"resnet-18"``, ``"resnet-50"`` or
-            ``"wrn-<depth>-<widen>"``.
+            ``"wrn-<depth>-<widen>"``; ``"cnn3-<width>"`` is another width, and ``"-plain"`` behind
+            either leaves out batch norm.
         method: the optimizer; ``"random-D"`` and ``"random-S"`` are IAM-D and IAM-S with a random
             direction, ``"score-S"`` is IAM-S with a sampled score as the direction.
         seed: of weights, order, augmentation and noise.
@@ -63,6 +64,8 @@ class Settings:
             does; else train on all and look at the test data.
         epochs: how long.
         steps_per_epoch: length of an epoch; by default the training data once.
+        until: cross-entropy of the known training images at which a run ends; it is looked at with
+            each record, which is after an epoch or 500 steps. The schedule does not know of it.
         look: epochs between two evaluations.
         batch_size: labelled images per step, over all processes.
         labels: how many training labels are known, as many of each class.
@@ -87,7 +90,8 @@ class Settings:
         unlabelled_weight: FixMatch's λ_u.
         ema: decay of the average of weights that is evaluated, below 1.
         temperature: SimCLR's τ.
-        curvature: measure Tr H and λ_max(H) at the end.
+        curvature: measure at the end what may tell of generalisation, see
+            :func:`flatlab.measures.predictors`.
         bf16: bfloat16 autocast, on a GPU.
         compiled: ``torch.compile``, on a GPU.
     """
@@ -101,6 +105,7 @@ class Settings:
     validate: bool = False
     epochs: int = 200
     steps_per_epoch: int = 0
+    until: float = 0.0
     look: int = 1
     batch_size: int = 128
     labels: int = 0
@@ -173,6 +178,10 @@ class Settings:
         require(
             settings.loop != "fixmatch" or settings.unlabelled_batch_size > 0,
             "unlabelled_batch_size must be positive for fixmatch",
+        )
+        require(
+            settings.loop != "simclr" or settings.until == 0,
+            f"until must be left out for simclr, which has no labels, got {settings.until}",
         )
         return settings
 

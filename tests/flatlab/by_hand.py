@@ -16,7 +16,12 @@ from torch.optim import SGD, AdamW
 
 from flatlab.data.augment import colour_jitter, crop, cutout, flip, grey, rand_augment, resized_crop
 from flatlab.models import WideResNet, cnn_bn, mlp
-from flatmin.curvature import hessian_trace, top_hessian_eigenpairs
+from flatmin.curvature import (
+    fisher_trace,
+    hessian_trace,
+    top_fisher_eigenpairs,
+    top_hessian_eigenpairs,
+)
 from flatmin.inconsistency import local_inconsistency
 from flatmin.optim import IAMD, IAMS, SAM
 
@@ -216,6 +221,11 @@ def wrong(model, x, y, guesses=1):
     return 1 - (best == y[:, None]).any(1).to(FLOAT).mean().item()
 
 
+def mean_loss(model, x, y):
+    with torch.no_grad():
+        return -model(x).log_softmax(1)[range(len(y)), y].mean().item()
+
+
 def run(settings, kind, data):
     """Parameters and buffers in the end, mean losses, looks, and what is measured last."""
     train = data["train" if settings.validate else "train+validation"]
@@ -263,7 +273,11 @@ def run(settings, kind, data):
             continue
         shown = (average or model).eval()
         due = done == steps or done % (settings.look * epoch) < every
-        look = {"step": done, "loss": sum(losses) / len(losses)}
+        look, ended = {"step": done, "loss": sum(losses) / len(losses)}, False
+        if settings.until:
+            look["train_loss"] = mean_loss(shown, x, y)
+            ended = look["train_loss"] <= settings.until
+            due = due or ended
         losses = []
         if due and settings.loop == "simclr":
             look["error"] = probe(settings, shown[0], (x, y), held_out)
@@ -274,13 +288,24 @@ def run(settings, kind, data):
             if settings.label_noise:
                 look["memorised"] = 1 - wrong(shown, x[y != true], y[y != true])
         looks.append(look)
+        if ended:
+            break
     final = {}
     shown = (average or model).eval()
     if settings.loop != "simclr":
         final["train_error"] = wrong(shown, x, y)
         if settings.curvature:
-            few = [x[:LOOK_AT], y[:LOOK_AT]]
-            top = top_hessian_eigenpairs(shown, cross_entropy, *few, tol=1e-2)
-            final["lambda_max(H)"] = float(top.eigenvalues[0]) if top.converged else math.nan
+            few, others = [x[:LOOK_AT], y[:LOOK_AT]], held_out[0][:LOOK_AT]
+            tops = {"H": top_hessian_eigenpairs(shown, cross_entropy, *few, tol=1e-2)}
+            tops["F"] = top_fisher_eigenpairs(shown, others, tol=1e-2)
+            for name, top in tops.items():
+                value = float(top.eigenvalues[0]) if top.converged else math.nan
+                final[f"lambda_max({name})"] = value
             final["Tr H"] = hessian_trace(shown, cross_entropy, *few).value
+            final["Tr F"] = fisher_trace(shown, others).value
+            for rho in (0.1, 0.01):
+                S = local_inconsistency(shown, [*others.split(AT_ONCE)], rho=rho, steps=10)
+                final[f"S_{rho}"] = S.value
+            final["train_loss"] = mean_loss(shown, x, y)
+            final["theta2"] = sum((p.detach() ** 2).sum().item() for p in shown.parameters())
     return {"model": model, "average": average, "looks": looks, "final": final}

@@ -21,7 +21,7 @@ from flatlab.settings import Loop, MethodName, ScheduleName, Settings, load_reci
 COMMON = {
     **{"data": "cifar-10", "model": "cnn-bn", "seed": 3, "validate": True, "epochs": 3},
     **{"steps_per_epoch": 2, "look": 2, "batch_size": 4, "labels": 8, "unlabelled_batch_size": 6},
-    **{"label_noise": 0.4},
+    **{"label_noise": 0.4, "until": 0.1},
     **{"lr": 0.07, "schedule": "cosine", "warmup": 1, "momentum": 0.6, "weight_decay": 0.03},
     **{"beta": 0.7, "climb": 2, "sigma": 0.5, "halve_rho": 1, "ema": 0.8, "curvature": True},
     **{"label_smoothing": 0.2, "threshold": 0.3, "unlabelled_weight": 0.6, "temperature": 0.3},
@@ -31,8 +31,8 @@ COMMON = {
 
 def settings_of(method="IAM-D", loop="supervised", **changes):
     rho = {} if method == "SGD" else {"rho": 0.3}
-    model = {"model": "wrn-10-1"} if loop == "simclr" else {}
-    return Settings.of(COMMON | {"method": method, "loop": loop} | rho | model | changes)
+    other = {"model": "wrn-10-1", "until": 0.0} if loop == "simclr" else {}
+    return Settings.of(COMMON | {"method": method, "loop": loop} | rho | other | changes)
 
 
 def split(name, count):
@@ -150,6 +150,7 @@ CHANGES = {
     "validate": ({"labels": 0}, False),
     "epochs": ({}, 4),
     "steps_per_epoch": ({}, 3),
+    "until": ({}, 9.0),
     "look": ({}, 1),
     "batch_size": ({}, 5),
     "labels": ({}, 4),

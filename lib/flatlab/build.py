@@ -17,7 +17,10 @@ from flatlab.settings import Settings
 from flatlab.streams import stream
 from flatmin.optim import IAMD, IAMS, SAM
 
-MODELS = "cnn-bn, cnn3[-<width>][-plain], cnn6, vit, resnet-18, resnet-50 or wrn-<depth>-<widen>"
+MODELS = (
+    "cnn-bn, cnn3[-<width>][-plain|-group][-flat], cnn6, vit, resnet-18, resnet-50 or "
+    "wrn-<depth>-<widen>"
+)
 
 
 def build_model(settings: Settings) -> nn.Module:
@@ -42,8 +45,10 @@ def build_model(settings: Settings) -> nn.Module:
         model = resnet(int(name[-2:]), stem=stem, **rest)
     elif name == "cnn-bn":
         model = cnn_bn(**rest)
-    elif small := re.fullmatch(r"cnn3(?:-(\d+))?(-plain)?", name):
-        model = cnn3(width=int(small[1] or 16), norm=not small[2], **rest)
+    elif small := re.fullmatch(r"cnn3(?:-(\d+))?(-plain|-group)?(-flat)?", name):
+        norm = {None: "batch", "-group": "group", "-plain": None}[small[2]]
+        flat = kind.size if small[3] else None
+        model = cnn3(width=int(small[1] or 16), norm=norm, flat=flat, **rest)
     elif name in ("cnn6", "vit"):
         model = (cnn6 if name == "cnn6" else vit)(image_size=kind.size, **rest)
     else:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flatlab.build import build_forward, build_model, build_optimizer
-from flatlab.data.augment import STRONG, VIEW, WEAK
+from flatlab.data.augment import WEAK
 from flatlab.data.images import FolderImages, balanced, with_wrong
 from flatlab.loops import fixmatch, linear_probe, simclr, supervised
 from flatlab.measures import mean_loss, predictors
@@ -154,12 +154,13 @@ class Experiment:
         rest: dict[str, Any] = {"steps": self.steps, "every": every}
         rest["evaluate"] = partial(self._look, every)
         if settings.loop == "simclr":
-            view = kind.augmentation(*VIEW)
+            view = kind.augmentation(*kind.view)
             rest |= {"view": view, "temperature": settings.temperature}
             return simclr(self.run, self.labelled, **rest)
         if settings.loop == "fixmatch":
             assert self.pool is not None  # as its settings were checked
-            rest |= {"weak": kind.augmentation(*WEAK), "strong": kind.augmentation(*STRONG)}
+            weak, strong = kind.augmentation(*WEAK), kind.augmentation(*kind.strong)
+            rest |= {"weak": weak, "strong": strong}
             rest |= {"threshold": settings.threshold, "weight": settings.unlabelled_weight}
             return fixmatch(self.run, self.labelled, self.pool, **rest)
         if settings.augment and kind.standard:

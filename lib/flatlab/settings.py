@@ -38,7 +38,13 @@ RECIPES = Path(__file__).with_name("recipes")
 
 Loop: TypeAlias = Literal["supervised", "fixmatch", "simclr"]
 DataName: TypeAlias = Literal[
-    "fashion-mnist-part", "fashion-mnist", "cifar-10", "cifar-100", "svhn", "imagenet"
+    "fashion-mnist-part",
+    "fashion-mnist",
+    "fashion-mnist-14",
+    "cifar-10",
+    "cifar-100",
+    "svhn",
+    "imagenet",
 ]
 MethodName: TypeAlias = Literal[
     "SGD", "SAM", "ASAM", "IAM-D", "IAM-S", "random-D", "random-S", "score-S"
@@ -53,8 +59,9 @@ class Settings:
     Attributes:
         data: the data set.
         model: ``"cnn-bn"``, ``"cnn3"``, ``"cnn6"``, ``"vit"``, ``"resnet-18"``, ``"resnet-50"`` or
-            ``"wrn-<depth>-<widen>"``; ``"cnn3-<width>"`` is another width, and ``"-plain"`` behind
-            either leaves out batch norm.
+            ``"wrn-<depth>-<widen>"``; ``"cnn3-<width>"`` is another width, ``"-plain"`` behind
+            either leaves out batch norm, ``"-group"`` puts group norm in its place, and
+            ``"-flat"`` gives all pixels of the last convolution to the linear layer.
         method: the optimizer; ``"random-D"`` and ``"random-S"`` are IAM-D and IAM-S with a random
             direction, ``"score-S"`` is IAM-S with a sampled score as the direction.
         seed: of weights, order, augmentation and noise.

@@ -24,10 +24,10 @@ MODELS = (
 
 
 def build_model(settings: Settings) -> nn.Module:
-    """The network of a run, with a projector behind it for SimCLR.
+    """The network of a run; for SimCLR its features with a projector behind them.
 
     Raises:
-        ValueError: an unknown name, or SimCLR with a network that is not residual.
+        ValueError: an unknown name, or SimCLR with a network that is not convolutional.
 
     Example:
         >>> given = {"data": "svhn", "model": "wrn-16-2", "method": "SGD", "seed": 0}
@@ -55,12 +55,14 @@ def build_model(settings: Settings) -> nn.Module:
         raise ValueError(f"model must be {MODELS}, got {name!r}")
     if settings.loop != "simclr":
         return model
+    draw = stream(settings.seed, "projector")
+    if isinstance(model, nn.Sequential) and isinstance(model[-1], nn.Linear):
+        return nn.Sequential(model[:-1], mlp([model[-1].in_features, 128, 64], generator=draw))
     last = getattr(model, "fc", None)
     if not isinstance(last, nn.Linear):
-        raise ValueError(f"model must be residual for simclr, got {name!r}")
+        raise ValueError(f"model must be convolutional for simclr, got {name!r}")
     width, model.fc = last.in_features, nn.Identity()
-    projector = mlp([width, width, 128], generator=stream(settings.seed, "projector"))
-    return nn.Sequential(model, projector)
+    return nn.Sequential(model, mlp([width, width, 128], generator=draw))
 
 
 def build_optimizer(

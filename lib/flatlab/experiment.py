@@ -18,6 +18,7 @@ from flatlab.data.augment import WEAK
 from flatlab.data.images import FolderImages, balanced, with_wrong
 from flatlab.loops import fixmatch, linear_probe, simclr, supervised
 from flatlab.measures import mean_loss, predictors
+from flatlab.probe import logistic_probe
 from flatlab.run import Batches, BatchSource, LoadedBatches, Record, Run
 from flatlab.schedules import constant, cosine, drops, seven_sixteenths
 from flatlab.sets import AT_ONCE, Pair, Place, Stack, kind_of, read, stack
@@ -89,7 +90,8 @@ class Experiment:
         else:
             count, part = len(train[1]), place.part
             known = self._known(train)
-            self.labelled, self.seen = Batches(known, sizes[0]), stack(known, place)
+            self.labelled = Batches(train if settings.loop == "simclr" else known, sizes[0])
+            self.seen = stack(known, place)
             self.pool = Batches(train[:1], sizes[1]) if sizes[1] else None
         self.epoch = settings.steps_per_epoch or max(1, count // sizes[0])
         self.steps = settings.epochs * self.epoch
@@ -192,9 +194,7 @@ class Experiment:
             return fit
         if self.settings.loop == "simclr":
             assert isinstance(model, nn.Sequential)
-            train, test = (_whole(part) for part in (self.seen, self.held_out))
-            epochs = 1 if self.settings.tier == "smoke" else 20
-            return {"error": linear_probe(model[0], train, test, epochs=epochs)}
+            return {"error": self._probe(model[0])}
         few = [x for x, _ in islice(self.held_out, LOOK_AT // AT_ONCE)]
         first, fifth = errors(model, self.held_out)
         S = local_inconsistency(model, few, rho=LOOK_RHO).value
@@ -203,11 +203,24 @@ class Experiment:
             found["memorised"] = 1 - errors(model, stack(self.wrong, self.place))[0]
         return found
 
+    def _probe(self, encoder: nn.Module) -> float:
+        """The error of a linear classifier on the encoder's features."""
+        train, test = (_whole(part) for part in (self.seen, self.held_out))
+        if self.settings.probe == "LBFGS":
+            return logistic_probe(encoder, train, test)
+        epochs = 1 if self.settings.tier == "smoke" else 20
+        return linear_probe(encoder, train, test, epochs=epochs)
+
     def measure(self) -> Record:
         """What is measured once, in the end."""
         model = self.run.evaluated.eval()
-        if self.settings.loop == "simclr":
-            return {}
+        if self.settings.loop == "simclr":  # what features must beat
+            untrained = build_model(self.settings).to(self.place.device)
+            assert isinstance(untrained, nn.Sequential)
+            return {
+                "error_pixels": self._probe(nn.Flatten()),
+                "error_untrained": self._probe(untrained[0]),
+            }
         found = {"train_error": errors(model, self.seen)[0]}
         if self.settings.curvature:
             few, held_out = (

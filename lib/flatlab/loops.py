@@ -286,7 +286,7 @@ def linear_probe(
     Returns:
         The fraction of ``test`` classified wrong.
     """
-    features, labels = _outputs(encoder, train[0]).flatten(1), train[1]
+    features, labels = outputs(encoder, train[0]).flatten(1), train[1]
     widths = [features.shape[1], int(labels.max()) + 1]
     probe = mlp(widths, generator=stream(seed, "probe")).to(features)
     run = Run(probe, torch.optim.AdamW(probe.parameters(), lr=lr), seed=seed)
@@ -298,11 +298,12 @@ def linear_probe(
 
 def error(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The fraction of images that the model, in evaluation mode, gets wrong."""
-    wrong = _outputs(model, images).argmax(1) != labels
+    wrong = outputs(model, images).argmax(1) != labels
     return float(wrong.double().mean())
 
 
-def _outputs(model: nn.Module, images: Tensor, at_once: int = 1000) -> Tensor:
+def outputs(model: nn.Module, images: Tensor, at_once: int = 1000) -> Tensor:
+    """What the model, in evaluation mode, returns, without gradients, so many images at once."""
     training = model.training
     model.eval()
     with torch.no_grad():

@@ -75,7 +75,8 @@ class Settings:
             each record, which is after an epoch or 500 steps. The schedule does not know of it.
         look: epochs between two evaluations.
         batch_size: labelled images per step, over all processes.
-        labels: how many training labels are known, as many of each class.
+        labels: how many training labels are known, as many of each class. SimCLR trains without
+            any, and these are for its probe.
         label_noise: fraction of the known training labels that are wrong, from 0 to 1.
         unlabelled_batch_size: further images per step.
         augment: whether images are augmented.
@@ -97,6 +98,8 @@ class Settings:
         unlabelled_weight: FixMatch's λ_u.
         ema: decay of the average of weights that is evaluated, below 1.
         temperature: SimCLR's τ.
+        probe: the linear classifier that judges SimCLR's features, trained on the known labels: 20
+            epochs of AdamW, or L-BFGS (:func:`flatlab.probe.logistic_probe`).
         curvature: measure at the end what may tell of generalisation, see
             :func:`flatlab.measures.predictors`.
         bf16: bfloat16 autocast, on a GPU.
@@ -136,6 +139,7 @@ class Settings:
     unlabelled_weight: float = 1.0
     ema: float = 0.0
     temperature: float = 0.5
+    probe: Literal["AdamW", "LBFGS"] = "AdamW"
     curvature: bool = False
     bf16: bool = True
     compiled: bool = True

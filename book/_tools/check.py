@@ -67,6 +67,15 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
     yield from _output_problems(executed)
 
 
+def _decided(record: dict[str, Any], entry: dict[str, Any]) -> str:
+    """The verdict of a stored number, and of its interval if it is an estimate."""
+    interval = None
+    if "interval" in record:
+        low, high = map(float, record["interval"])
+        interval = low, high
+    return verdict(float(record["value"]), entry, interval)
+
+
 def claim_problems(book: Book) -> Iterator[str]:
     """Yield claims that no chapter decides, and verdicts that no longer hold."""
     reported: dict[str, tuple[str, Any]] = {}
@@ -88,7 +97,7 @@ def claim_problems(book: Book) -> Iterator[str]:
             yield f"{id_}: no chapter reports it; use it in {entry.get('chapter')}, or plan it"
         elif name != entry["chapter"]:
             yield f"{id_}: {name} reports it, claims.yml names {entry['chapter']}; correct one"
-        elif (now := verdict(float(record["value"]), entry)) != record["verdict"]:
+        elif "value" in record and (now := _decided(record, entry)) != record["verdict"]:
             yield (
                 f"{id_}: the stored verdict is {record['verdict']!r}, but {record['value']:.3g} "
                 f"under {entry['tolerance']} is {now!r}; run make execute and look"

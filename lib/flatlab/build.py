@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
-from flatlab.models import WideResNet, cnn3, cnn6, cnn_bn, mlp, resnet, vit
+from flatlab.models import Norm, WideResNet, cnn3, cnn6, cnn_bn, mlp, resnet, vit
 from flatlab.sets import Place, kind_of
 from flatlab.settings import Settings
 from flatlab.streams import stream
@@ -46,9 +46,9 @@ def build_model(settings: Settings) -> nn.Module:
     elif name == "cnn-bn":
         model = cnn_bn(**rest)
     elif small := re.fullmatch(r"cnn3(?:-(\d+))?(-plain|-group)?(-flat)?", name):
-        norm = {None: "batch", "-group": "group", "-plain": None}[small[2]]
+        norms: dict[str | None, Norm] = {None: "batch", "-group": "group", "-plain": None}
         flat = kind.size if small[3] else None
-        model = cnn3(width=int(small[1] or 16), norm=norm, flat=flat, **rest)
+        model = cnn3(width=int(small[1] or 16), norm=norms[small[2]], flat=flat, **rest)
     elif name in ("cnn6", "vit"):
         model = (cnn6 if name == "cnn6" else vit)(image_size=kind.size, **rest)
     else:

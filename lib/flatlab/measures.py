@@ -19,6 +19,7 @@ from flatmin.curvature import (
 )
 from flatmin.inconsistency import local_inconsistency
 
+PROBES = 20  # random vectors of a trace
 RADII = (0.1, 0.01)  # of S: where the divergence is far from its second order, and where it is not
 
 
@@ -49,7 +50,7 @@ def predictors(
 ) -> Record:
     """S at two radii, the Fisher matrix, the Hessian, and the size of the weights.
 
-    S with K = 10 steps; a largest eigenvalue to one per cent; a trace from 100 random vectors. The
+    S with K = 10 steps; a largest eigenvalue to one per cent; a trace from 20 random vectors. The
     images are taken batch by batch: a second derivative keeps several times what a step does.
 
     Args:
@@ -79,6 +80,6 @@ def predictors(
             "lambda_max(H)": top_hessian_eigenpairs(model, cross_entropy, images, labels, tol=1e-2),
         }
         found |= {name: float(t.eigenvalues[0]) for name, t in tops.items() if t.converged}
-        found["Tr F"] = fisher_trace(model, unlabelled).value
-        found["Tr H"] = hessian_trace(model, cross_entropy, images, labels).value
+        found["Tr F"] = fisher_trace(model, unlabelled, probes=PROBES).value
+        found["Tr H"] = hessian_trace(model, cross_entropy, images, labels, probes=PROBES).value
     return found | {"theta2": sum(float(p.detach().square().sum()) for p in model.parameters())}

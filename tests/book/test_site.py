@@ -77,6 +77,20 @@ def typeset(page):
     page.evaluate("window.MathJax && MathJax.startup && MathJax.startup.promise")
 
 
+def cut(page, viewport):
+    """All code, output, tables, figures and equations that reach beyond their frame or the page."""
+    page.set_viewport_size(viewport)
+    page.wait_for_function("document.documentElement.dataset.fitted !== undefined")
+    page.wait_for_timeout(100)  # for the observer of widths
+    return page.eval_on_selector_all(
+        "article :is(pre, table, figure, .output, .cell_input, .verdict-card, div.math,"
+        " mjx-container[display=true], .pst-scrollable-table-container)",
+        """all => all.filter(e => e.checkVisibility() && (e.scrollWidth > e.clientWidth + 1
+             || e.getBoundingClientRect().right > document.documentElement.clientWidth + 1))
+           .map(e => `${e.tagName} ${e.className}: ${e.textContent.trim().slice(0, 60)}`)""",
+    )
+
+
 @pytest.mark.parametrize("name", listed_pages())
 def test_a_page_is_whole(tab, address, name):
     wrong = []
@@ -100,7 +114,8 @@ def test_a_page_is_whole(tab, address, name):
     assert tab.eval_on_selector_all("img:not([alt]), img[alt='']", "all => all.length") == 0
     assert tab.locator("article h1").count() == 1
 
-    tab.set_viewport_size(PHONE)
+    assert cut(tab, DESK) == []
+    assert cut(tab, PHONE) == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     wide = tab.eval_on_selector_all(
         "article p, article li, article h1, article h2, article figure",

@@ -361,8 +361,8 @@ def run(settings, kind, data):
             for name, top in tops.items():
                 value = float(top.eigenvalues[0]) if top.converged else math.nan
                 final[f"lambda_max({name})"] = value
-            final["Tr H"] = hessian_trace(shown, cross_entropy, *few).value
-            final["Tr F"] = fisher_trace(shown, others).value
+            final["Tr H"] = hessian_trace(shown, cross_entropy, *few, probes=20).value
+            final["Tr F"] = fisher_trace(shown, others, probes=20).value
             for rho in (0.1, 0.01):
                 S = local_inconsistency(shown, [*others.split(AT_ONCE)], rho=rho, steps=10)
                 final[f"S_{rho}"] = S.value

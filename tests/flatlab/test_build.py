@@ -27,7 +27,10 @@ def test_a_resnet_begins_as_its_images_want(data, size):
 
 def test_the_small_networks_go_by_their_names():
     settings = replace(SMALL, data="fashion-mnist-part", tier="paper")
-    sizes = {"cnn-bn": 3778, "cnn3": 24_058, "cnn3-24-group": 53_362, "cnn3-24-flat": 56_242}
+    # 9 weights a pair of channels, 2 of batch norm a channel, and the last layer.
+    sizes = {"cnn-bn": 3778, "cnn3": 24_058, "cnn3-6": 54 + 648 + 2592 + 84 + 250}
+    sizes |= {"cnn3-6-plain": sizes["cnn3-6"] - 84, "cnn3-plain": 24_058 - 224}
+    sizes |= {"cnn3-24-group": 53_362, "cnn3-24-flat": 53_362 + 960 * 15}  # 16 pixels are left
     for name, size in sizes.items():
         model = build_model(replace(settings, model=name))
         assert sum(p.numel() for p in model.parameters()) == size

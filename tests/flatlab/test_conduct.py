@@ -181,6 +181,16 @@ def test_a_checkpoint_of_another_device_is_refused(tmp_path, monkeypatch):
         next(conduct(SMALL, path, Place()))
 
 
+def test_a_run_that_ended_early_is_not_resumed(tmp_path):
+    """Stopped between its last checkpoint and its record, it is recorded as it is."""
+    settings = replace(SMALL, until=9.0)
+    expected = recorded(settings, tmp_path / "whole.json")
+    assert expected["curve"]["step"] == [2]
+    assert expected["images_per_second"] == pytest.approx(8 / expected["seconds"], rel=1e-4)
+    assert [*islice(conduct(settings, tmp_path / "parts.json", Place()), 1)]
+    assert result(recorded(settings, tmp_path / "parts.json")) == result(expected)
+
+
 def test_settings_are_kept_to_the_last_digit(tmp_path):
     settings = replace(SMALL, lr=10**-1.5)
     assert recorded(settings, tmp_path / "run.json")["settings"] == asdict(settings)

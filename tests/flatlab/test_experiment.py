@@ -52,7 +52,22 @@ def test_looks_come_when_they_are_due():
     assert looked == [4, 8, 10]
 
 
+def test_a_run_ends_with_the_record_that_reaches_its_cross_entropy():
+    records = [*Experiment(replace(SMALL, until=9.0, look=3), Place()).train()]
+    assert [record["step"] for record in records] == [2]
+    assert records[0]["train_loss"] <= 9
+    assert "S" in records[0]  # the last record looks at everything
+    records = [*Experiment(replace(SMALL, until=1e-9, look=3), Place()).train()]
+    assert ["S" in record for record in records] == [False, False, True]
+    assert all("train_loss" in record for record in records)
+
+
 # What is refused
+
+
+def test_processes_that_share_a_run_cannot_end_it_early():
+    with pytest.raises(ValueError, match=r"until must be left out where processes .* got 0\.1"):
+        Experiment(replace(SMALL, until=0.1), Place(part=(0, 2)))
 
 
 def test_batches_must_divide(tmp_path):

@@ -215,13 +215,17 @@ def test_vision_transformer_by_hand():
         torch.testing.assert_close(model.train(training)(images), logits)
 
 
-def test_cnn3_by_hand():
-    model = shaken(cnn3(2, 4, generator=seeded()))
-    assert [model[i].out_channels for i in (0, 3, 6)] == [16, 32, 64]
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("width", [16, 5])
+def test_cnn3_by_hand(width, norm):
+    model = shaken(cnn3(2, 4, width=width, norm=norm, generator=seeded()))
+    layers = range(0, 9, 3) if norm else range(0, 6, 2)
+    assert [model[i].out_channels for i in layers] == [width, 2 * width, 4 * width]
     x = torch.randn(3, 2, 28, 28, generator=seeded(), dtype=torch.float64)
     z = x
-    for i in (0, 3, 6):
-        z = normalised(conv2d(z, model[i].weight, stride=2, padding=1), model[i + 1]).relu()
+    for i in layers:
+        z = conv2d(z, model[i].weight, stride=2, padding=1)
+        z = (normalised(z, model[i + 1]) if norm else z).relu()
     logits = linear(z.mean((2, 3)), model[-1].weight, model[-1].bias)
     torch.testing.assert_close(model(x), logits)
 
@@ -269,6 +273,7 @@ def test_cnn_bn_size():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
+        (lambda: cnn3(width=0), "width must be at least 1, not 0"),
         (lambda: resnet(34), "depth must be 18 or 50, not 34"),
         (lambda: resnet(18, stem="tiny"), "stem must be .*'tiny'"),
         (lambda: cnn3(width=0), "width must be at least 1, not 0"),

@@ -79,6 +79,7 @@ def test_changes_are_told_in_the_names():
             {"method": "IAM-S", "climb_batch": 129},
             "climb_batch must be at most batch_size=128, got 129",
         ),
+        ({"loop": "simclr", "until": 0.1}, "until must be left out for simclr"),
     ],
 )
 def test_bad_settings_are_named(change, message):

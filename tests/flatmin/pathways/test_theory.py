@@ -190,6 +190,7 @@ def test_thresholds_of_the_digest():
     assert theory.wcr_step_size(20, 1.0) == pytest.approx(0.29218, abs=5e-6)
     low, high = theory.stability_window(2, [1, 2, 3], 1.0)
     np.testing.assert_allclose(low, high)
+    assert low.shape == high.shape == (3,)
     _, high = theory.stability_window(6, 8, 1.0)  # many paths: the worst-case return is the border
     assert high == theory.wcr_step_size(6, 1.0) < 2 / theory.balanced_sharpness(6, 8, 1.0)
 

@@ -244,6 +244,7 @@ def test_the_reversal_threshold_cannot_be_raised():
         (lambda: theory.mode_sharpness([3, 3], [0.5, float("nan")]), "strengths must be finite"),
         (lambda: theory.mode_sharpness([3, 3], [0.5, 0.3, 0.2]), "one entry per pathway"),
         (lambda: theory.cross_mode_sharpness([3, 3], [0.5, 0.5]), "modes, pathways"),
+        (lambda: theory.cross_mode_sharpness([[3]], [[0.5], [0.5]]), r"depths of shape"),
     ],
 )
 def test_refuses_bad_input(call, message):

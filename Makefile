@@ -9,7 +9,7 @@ export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book execute html serve check figures bootstrap test lint unit nbval gpu mutate format lock clean
+.PHONY: help setup book execute html serve check regenerate figures bootstrap test lint unit nbval gpu mutate format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,8 +31,7 @@ execute: $(READY) ## Execute stale chapters; ARGS="--all", "--tier smoke", "iam/
 	@$(TOOLS).execute --jobs $(JOBS) $(ARGS)
 
 html: $(READY) ## Render the site from the executed chapters
-	@PYTHONPATH=book $(VENV)/bin/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml \
-	  --path-output . -W -n --keep-going -q
+	@$(TOOLS).render
 
 serve: ## Serve the rendered site on this machine only
 	@$(PYTHON) -m http.server --directory _build/html --bind 127.0.0.1 8000
@@ -40,10 +39,13 @@ serve: ## Serve the rendered site on this machine only
 check: $(READY) ## Find whatever is stale or out of step
 	@$(TOOLS).check
 
+regenerate: $(READY) ## Run chapters again in _build/regenerate, report what moved; ARGS="iam/02-one-step", "--since HEAD~1"
+	@$(TOOLS).regenerate --jobs $(JOBS) $(ARGS)
+
 figures: $(READY) ## Write every figure and its data into _build/figures
 	@$(TOOLS).figures
 
-bootstrap: $(READY) ## Renew the first cell of every chapter from _config.yml
+bootstrap: $(READY) ## Renew the first cell of every chapter
 	@$(TOOLS).bootstrap
 
 test: lint check html unit nbval ## Lint, types, checks, tests, and every notebook's outputs

@@ -17,6 +17,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 from _tools import cards, share, stills
+from _tools.address import repository
 from _tools.chapters import Chapter
 from _tools.directives import Chapters, Live, Scoreboard, book_of, facts, label
 from _tools.scoreboard import as_json, by_source, found, rows
@@ -178,11 +179,22 @@ def read_again(app: Sphinx, *_: Any) -> list[str]:
     return [page for page in telling if page in app.env.found_docs]
 
 
+def set_address(app: Sphinx, *_: Any) -> None:
+    """Link to the repository that this copy of the book lives in; to none if none is known."""
+    here, theme = repository(Path(app.srcdir).parent), app.config["html_theme_options"]
+    theme["use_repository_button"] = theme["use_issues_button"] = here is not None
+    if here is not None:
+        theme.update(repository_url=here.url, repository_branch=here.branch, path_to_docs="book")
+    if here is None or not here.launches:
+        theme["launch_buttons"] = {}
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of it."""
     app.add_directive("chapters", Chapters)
     app.add_directive("live", Live)
     app.add_directive("scoreboard", Scoreboard)
+    app.connect("config-inited", set_address, priority=100)
     # Before Sphinx collects the files to download, which it does at priority 500.
     app.connect("doctree-read", add_facts, priority=400)
     app.connect("doctree-read", add_cards)

@@ -37,7 +37,9 @@ def test_the_card_says_all_and_escapes():
     gated = BeautifulSoup(
         card(row(None, None, "not testable here", "No gate."), "x"), "html.parser"
     )
-    assert gated.svg is None and "No gate." in gated.get_text() and "must be" not in gated.get_text()
+    assert (
+        gated.svg is None and "No gate." in gated.get_text() and "must be" not in gated.get_text()
+    )
 
 
 def test_the_line_has_the_order_of_the_numbers():

@@ -173,6 +173,14 @@ def load_once(app: Sphinx, page: str, template: str, context: dict[str, Any], _:
     context["script_files"] = list(scripts.values())
 
 
+def lead_on(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
+    """Lead from the introduction to the first chapter."""
+    if page == app.config.root_doc:
+        name = next(c.name for c in book_of(app).chapters if c.name.startswith("iam/"))
+        title = app.env.titles[name].astext()
+        context["next"] = {"link": app.builder.get_relative_uri(page, name), "title": title}
+
+
 def read_again(app: Sphinx, *_: Any) -> list[str]:
     """Have the pages that tell of other pages read again in every build."""
     telling = ("intro", "scoreboard", *(f"{part}/index" for part in ("iam", "pathways", "beyond")))
@@ -203,6 +211,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("env-get-outdated", read_again)
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("html-page-context", load_once, priority=900)
+    app.connect("html-page-context", lead_on)
     app.connect("html-page-context", share.describe, priority=901)
     app.connect("html-collect-pages", share.lost_page)
     app.connect("build-finished", copy_scripts)

@@ -28,16 +28,22 @@ def drawn(*args, **entry):
 
 def test_the_card_says_all_and_escapes():
     (shown,) = BeautifulSoup(card(row(why="A & B."), "../scoreboard.html"), "html.parser").contents
-    assert shown["id"] == "X.1" and shown.a["href"] == "../scoreboard.html#X.1"
+    assert shown["id"] == "X.1"
+    assert shown.a["href"] == "../scoreboard.html#X.1"
     text = shown.get_text(" ")
     for part in ("reproduced", "as stated", "A <b> claim", "IAM, Figure 1", "0.8 [0.6, 0.9]"):
         assert part in text
-    assert "must be above 0.5" in text and "A & B." in text and shown.code.text == "runs"
-    assert shown.select_one(".math").text == r"\(x<1\)" and shown.b is None
+    assert "must be above 0.5" in text
+    assert "A & B." in text
+    assert shown.code.text == "runs"
+    assert shown.select_one(".math").text == r"\(x<1\)"
+    assert shown.b is None
     gated = BeautifulSoup(
         card(row(None, None, "not testable here", "No gate."), "x"), "html.parser"
     )
-    assert gated.svg is None and "No gate." in gated.get_text() and "must be" not in gated.get_text()
+    assert gated.svg is None
+    assert "No gate." in gated.get_text()
+    assert "must be" not in gated.get_text()
 
 
 def test_the_line_has_the_order_of_the_numbers():
@@ -46,7 +52,8 @@ def test_the_line_has_the_order_of_the_numbers():
     limit = float(line.select_one(".limit")["x1"])
     assert limit < low < float(line.circle["cx"]) < high
     allowed = line.select_one(".allowed")
-    assert float(allowed["x"]) == limit and float(allowed["width"]) > high - limit
+    assert float(allowed["x"]) == limit
+    assert float(allowed["width"]) > high - limit
     assert line["aria-label"] == "0.8 [0.6, 0.9]; must be above 0.5"
 
 
@@ -67,7 +74,8 @@ def test_the_point_lies_in_the_shade_if_it_passes(value, tolerance, inside):
     at, shade = float(line.circle["cx"]), line.select_one(".allowed")
     left = float(shade["x"])
     assert (left <= at <= left + float(shade["width"])) is inside
-    assert 8 < at < 232 and line.select_one(".interval") is None
+    assert 8 < at < 232
+    assert line.select_one(".interval") is None
 
 
 def test_no_line_without_a_finite_value():
@@ -78,7 +86,8 @@ def test_counts_are_never_pooled():
     ours = row(source={"paper": "ours", "where": "here"}, verdict="not reproduced")
     counts = by_source([row(), ours])
     assert counts["IAM"]["reproduced"] == counts["Ours"]["not reproduced"] == 1
-    assert sum(counts["IAM"].values()) == 1 and sum(counts["Pathways"].values()) == 0
+    assert sum(counts["IAM"].values()) == 1
+    assert sum(counts["Pathways"].values()) == 0
 
 
 def test_machines_read_the_board():
@@ -86,14 +95,16 @@ def test_machines_read_the_board():
     first, second = told["claims"]
     assert (first["id"], first["value"], first["interval"]) == ("X.1", 0.8, [0.6, 0.9])
     assert (first["scale"], second["scale"], second["value"]) == ("as stated", "reduced", "inf")
-    assert first["why"] is None and told["counts"]["IAM"]["reproduced"] == 2
+    assert first["why"] is None
+    assert told["counts"]["IAM"]["reproduced"] == 2
 
 
 def test_a_badge_and_the_overview_name_what_they_count():
     svg = BeautifulSoup(badge("IAM claims", {"reproduced": 2, "not reproduced": 1}), "html.parser")
     assert svg.title.text == "IAM claims: 2 of 3 reproduced"
     nav = BeautifulSoup(overview([row()]), "html.parser")
-    assert nav.a["href"] == "#X.1" and "reproduced" in nav.a.text
+    assert nav.a["href"] == "#X.1"
+    assert "reproduced" in nav.a.text
 
 
 def test_formulas_keep_what_is_no_formula():

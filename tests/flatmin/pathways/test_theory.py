@@ -103,6 +103,7 @@ def test_the_flattest_split_has_one_price(depths, target):
     ("depths", "target", "expected"),
     [
         ([6, 6, 6], 1.5, [0.5, 0.5, 0.5]),
+        ([30] * 6, 3.0, [0.5] * 6),
         ([2, 2], 1.0, [0.5, 0.5]),
         ([2, 3], 1.0, [0.875, 0.125]),  # 4 σ^{1/3} reaches depth two's price 2 at σ = 1/8
         ([2, 3], 0.1, [0.0, 0.1]),

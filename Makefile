@@ -9,7 +9,7 @@ export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book execute html serve check regenerate figures bootstrap test lint unit nbval gpu mutate format lock clean
+.PHONY: help setup book execute html serve check regenerate figures release bootstrap test lint unit nbval gpu mutate format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,8 +20,8 @@ $(READY): pyproject.toml constraints.txt
 	@command -v $(BASE) >/dev/null || { echo "Python 3.10 or newer is needed: install python3."; exit 1; }
 	@$(BASE) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed, this is $$($(BASE) -V). Name another one: make BASE=python3.11 …"; exit 1; }
 	@$(BASE) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv."; exit 1; }
-	test -x $(PYTHON) || $(BASE) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@test -x $(PYTHON) || $(BASE) -m venv $(VENV)
+	@$(PYTHON) book/_tools/install.py -c constraints.txt -e '.[test]'
 	@touch $@
 
 book: execute html ## Execute stale chapters, render the site, say where it is
@@ -44,6 +44,11 @@ regenerate: $(READY) ## Run chapters again in _build/regenerate, report what mov
 
 figures: $(READY) ## Write every figure and its data into _build/figures
 	@$(TOOLS).figures
+
+release: figures html ## Build the wheel, the site and the figures with their data into dist/
+	@$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@tar -czf dist/site.tar.gz -C _build html
+	@tar -czf dist/figures.tar.gz -C _build figures
 
 bootstrap: $(READY) ## Renew the first cell of every chapter
 	@$(TOOLS).bootstrap

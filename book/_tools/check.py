@@ -152,8 +152,9 @@ def claim_problems(book: Book) -> Iterator[str]:
         elif name != entry["chapter"]:
             yield f"{id_}: {name} reports it, claims.yml names {entry['chapter']}; correct one"
         elif (now := verdict_of(record, entry)) != record["verdict"]:
+            shown = f"{float(record['value']):.3g}" if "value" in record else "no number"
             yield (
-                f"{id_}: the stored verdict is {record['verdict']!r}, but {record['value']} "
+                f"{id_}: the stored verdict is {record['verdict']!r}, but {shown} "
                 f"under {entry['tolerance']} is {now!r}; run make execute and look"
             )
     for id_, (name, _) in reported.items():

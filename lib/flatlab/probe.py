@@ -66,7 +66,7 @@ def regression(features: Tensor, labels: Tensor, penalty: float) -> Tensor:
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weights.detach()
 
 

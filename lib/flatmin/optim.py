@@ -314,6 +314,7 @@ class IAMD(IAMS):
         visit, reference = self._depart(passes.objective, self._module)
         try:
             moved, there = self._far_side(visit, reference)
+            del reference  # as large as the logits, and not needed any more
             loss, logits = passes.run()
             # After the forward, which may zero .grad; before backward, which reduces over ranks.
             for p, g in zip(visit.params, there, strict=True):

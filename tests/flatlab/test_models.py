@@ -273,7 +273,6 @@ def test_cnn_bn_size():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: cnn3(width=0), "width must be at least 1, not 0"),
         (lambda: resnet(34), "depth must be 18 or 50, not 34"),
         (lambda: resnet(18, stem="tiny"), "stem must be .*'tiny'"),
         (lambda: cnn3(width=12, norm="group"), "width must be a multiple of 8 for group norm"),

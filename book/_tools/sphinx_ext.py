@@ -162,9 +162,10 @@ def tell_counts(app: Sphinx, config: Any) -> None:
 
 
 def escape_bars(*event: Any) -> None:
-    """Let ``|w|`` in a docstring be an absolute value, not a substitution."""
+    """Let ``|w|`` in a docstring be an absolute value, and ``GREY_...`` a name, not a link."""
     lines: list[str] = event[-1]
     lines[:] = [re.sub(r"(?<!`)\|(\w)\|", r"\\|\1\\|", line) for line in lines]
+    lines[:] = [line.replace("_...", r"\_..") for line in lines]  # as wide as before, in a table
 
 
 def load_once(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:

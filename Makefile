@@ -9,7 +9,7 @@ export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book execute html serve check figures bootstrap test lint unit nbval mutate format lock clean
+.PHONY: help setup book execute html serve check regenerate figures release bootstrap test lint unit nbval gpu mutate format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,8 +20,8 @@ $(READY): pyproject.toml constraints.txt
 	@command -v $(BASE) >/dev/null || { echo "Python 3.10 or newer is needed: install python3."; exit 1; }
 	@$(BASE) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed, this is $$($(BASE) -V). Name another one: make BASE=python3.11 …"; exit 1; }
 	@$(BASE) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv."; exit 1; }
-	test -x $(PYTHON) || $(BASE) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@test -x $(PYTHON) || $(BASE) -m venv $(VENV)
+	@$(PYTHON) book/_tools/install.py -c constraints.txt -e '.[test]'
 	@touch $@
 
 book: execute html ## Execute stale chapters, render the site, say where it is
@@ -31,8 +31,7 @@ execute: $(READY) ## Execute stale chapters; ARGS="--all", "--tier smoke", "iam/
 	@$(TOOLS).execute --jobs $(JOBS) $(ARGS)
 
 html: $(READY) ## Render the site from the executed chapters
-	@PYTHONPATH=book $(VENV)/bin/jupyter-book build book --config _config.yml --toc $(CURDIR)/_toc.yml \
-	  --path-output . -W -n --keep-going -q
+	@$(TOOLS).render
 
 serve: ## Serve the rendered site on this machine only
 	@$(PYTHON) -m http.server --directory _build/html --bind 127.0.0.1 8000
@@ -40,10 +39,18 @@ serve: ## Serve the rendered site on this machine only
 check: $(READY) ## Find whatever is stale or out of step
 	@$(TOOLS).check
 
+regenerate: $(READY) ## Run chapters again in _build/regenerate, report what moved; ARGS="iam/02-one-step", "--since HEAD~1"
+	@$(TOOLS).regenerate --jobs $(JOBS) $(ARGS)
+
 figures: $(READY) ## Write every figure and its data into _build/figures
 	@$(TOOLS).figures
 
-bootstrap: $(READY) ## Renew the first cell of every chapter from _config.yml
+release: figures html ## Build the wheel, the site and the figures with their data into dist/
+	@$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@tar -czf dist/site.tar.gz -C _build html
+	@tar -czf dist/figures.tar.gz -C _build figures
+
+bootstrap: $(READY) ## Renew the first cell of every chapter
 	@$(TOOLS).bootstrap
 
 test: lint check html unit nbval ## Lint, types, checks, tests, and every notebook's outputs
@@ -58,6 +65,9 @@ unit: $(READY)
 
 nbval: $(READY)
 	@$(PYTHON) -m pytest -q -n $(JOBS) --dist loadfile --nbval --nbval-current-env book
+
+gpu: $(READY) ## All that waits for a GPU, resumable; ARGS="--budget 600", "--rehearse"
+	@$(PYTHON) -m flatlab.gpu $(ARGS)
 
 mutate: $(READY) ## Break the library line by line, list what no test notices; ARGS="--sample 300"
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'

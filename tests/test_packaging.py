@@ -49,16 +49,12 @@ def test_each_package_knows_only_what_stands_below_it(package):
         assert not found, f"{file} imports {found}"
 
 
-def test_the_repository_stands_in_two_places_that_agree():
-    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
-    elsewhere = [
-        path.relative_to(ROOT).as_posix()
-        for pattern in ("*.md", "*.toml", "*.yml", "lib/**/*.py", "book/*.md", ".github/**/*.yml")
-        for path in ROOT.glob(pattern)
-        if url in path.read_text("utf-8")
-    ]
-    assert sorted(elsewhere) == ["_config.yml", "pyproject.toml"]
-    assert all(f"{address}/".startswith(f"{url}/") for address in PROJECT["urls"].values())
+def test_the_repository_s_address_stands_nowhere_so_that_a_fork_edits_nothing():
+    patterns = ("*.md", "*.cff", "*.toml", "*.yml", "lib/**/*.py", "book/**/*.md", ".github/**/*.*")
+    own = re.compile(r"github\.com/flatmin|git\+https://github\.com")
+    files = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    assert [path.name for path in files if own.search(path.read_text("utf-8"))] == []
+    assert "urls" not in PROJECT
 
 
 def test_the_version_stands_once_and_has_its_entry_in_the_changelog():

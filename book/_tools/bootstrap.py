@@ -1,10 +1,19 @@
-"""Write the first code cell of every chapter as ``_config.yml`` has it."""
+"""Write the first code cell of every chapter: it installs the library where it is missing.
+
+The committed cell holds no address, so that no fork has to edit it. ``--launch`` writes the address
+of this repository and commit into the executed notebooks; a workflow pushes them to the branch that
+Colab and Binder open.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 
-from _tools.chapters import HERE, Book, write_whole
+import nbformat
+
+from _tools.address import source
+from _tools.chapters import HERE, Book, first_cell, write_whole
 
 _FIRST_CELL = re.compile(
     r"(?s)```\{code-cell\} ipython3\n:tags: \[remove-cell\]\n\n(?P<cell>.*?)\n```\n"
@@ -19,12 +28,32 @@ def bootstrap(book: Book) -> list[str]:
         found = _FIRST_CELL.search(text)
         if found is None:
             continue
-        renewed = text[: found.start("cell")] + book.bootstrap() + text[found.end("cell") :]
+        renewed = text[: found.start("cell")] + first_cell() + text[found.end("cell") :]
         if write_whole(chapter.path, renewed):
             changed.append(chapter.name)
     return changed
 
 
+def launch(book: Book) -> list[str]:
+    """Write this commit's address into the executed notebooks, and return which have it now.
+
+    Raises:
+        SystemExit: If neither a workflow nor the remote ``origin`` tells the address.
+    """
+    address = source(book.root)
+    if address is None:
+        sys.exit("no address: run it in a workflow, or set the remote: git remote add origin …")
+    changed = []
+    for chapter in book.chapters:
+        executed = chapter.executed()
+        for cell in executed.cells if executed else []:
+            if cell.source == first_cell():
+                cell.source = first_cell(address)
+                write_whole(chapter.twin, nbformat.writes(executed) + "\n")
+                changed.append(chapter.name)
+    return changed
+
+
 if __name__ == "__main__":
-    for name in bootstrap(HERE):
+    for name in launch(HERE) if "--launch" in sys.argv else bootstrap(HERE):
         print(f"{name}: first cell renewed")

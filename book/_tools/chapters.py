@@ -6,7 +6,6 @@ import ast
 import re
 import sys
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import nbformat
 import yaml
 from nbformat import NotebookNode
 
+FIRST_CELL_TAG = "remove-cell"
 LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
 
 
@@ -23,7 +23,7 @@ class Book:
     """A checkout of the book.
 
     Attributes:
-        root: The folder that holds ``_config.yml``, ``book/`` and ``lib/``.
+        root: The folder that holds ``_toc.yml``, ``book/`` and ``lib/``.
     """
 
     root: Path
@@ -37,12 +37,6 @@ class Book:
     def built(self) -> Path:
         """The folder of all that can be made again."""
         return self.root / "_build"
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """``_config.yml``."""
-        loaded: dict[str, Any] = yaml.safe_load((self.root / "_config.yml").read_text("utf-8"))
-        return loaded
 
     @property
     def claims(self) -> dict[str, dict[str, Any]]:
@@ -72,20 +66,6 @@ class Book:
         if unknown := [name for name in asked if name not in known]:
             sys.exit(f"no chapter named {', '.join(unknown)}; there are: {', '.join(known)}")
         return [known[name] for name in asked] or list(known.values())
-
-    def bootstrap(self) -> str:
-        """Return the first code cell of every chapter: it installs the library if need be."""
-        source = f"git+{self.config['repository']['url']}"
-        return (
-            "# On Colab, and wherever flatmin is missing: install it from its repository.\n"
-            "import importlib, importlib.util, os, subprocess, sys\n"
-            "\n"
-            'if importlib.util.find_spec("flatbook") is None:\n'
-            f'    source = os.environ.get("FLATMIN_SOURCE", "{source}")\n'
-            '    command = [sys.executable, "-m", "pip", "install", "-q"]\n'
-            '    subprocess.run([*command, f"flatmin[chapter] @ {source}"], check=True)\n'
-            "    importlib.invalidate_caches()"
-        )
 
 
 @dataclass(frozen=True)
@@ -131,8 +111,15 @@ class Chapter:
         return nbformat.read(self.twin, as_version=4) if self.twin.exists() else None
 
     def code(self) -> str:
-        """Return the chapter's code, cell after cell, without notebook magics."""
-        cells = [cell.source for cell in self.source().cells if cell.cell_type == "code"]
+        """Return the chapter's code, cell after cell, without notebook magics.
+
+        The first cell is not among it: how the library got here decides no number.
+        """
+        cells = [
+            cell.source
+            for cell in self.source().cells
+            if cell.cell_type == "code" and FIRST_CELL_TAG not in cell.metadata.get("tags", [])
+        ]
         return re.sub(r"(?m)^[%!].*$", "", "\n\n".join(cells))
 
     def parameters(self) -> dict[str, Any]:
@@ -146,6 +133,28 @@ class Chapter:
                     ):
                         found[statement.targets[0].id] = ast.literal_eval(statement.value)
         return found
+
+
+def first_cell(source: str = "") -> str:
+    """Return the first code cell of every chapter: it installs the library if need be.
+
+    Args:
+        source: Where from, such as ``git+https://github.com/owner/name@main``; empty: the reader
+            is asked to say it.
+    """
+    return (
+        "# On Colab, and wherever flatmin is missing: install it from its repository.\n"
+        "import importlib, importlib.util, os, subprocess, sys\n"
+        "\n"
+        f'source = os.environ.get("FLATMIN_SOURCE", "{source}")\n'
+        'if importlib.util.find_spec("flatbook") is None:\n'
+        "    if not source:\n"
+        '        how = "set FLATMIN_SOURCE to git+https://HOST/OWNER/NAME"\n'
+        '        raise ModuleNotFoundError(f"flatmin is missing: {how}")\n'
+        '    command = [sys.executable, "-m", "pip", "install", "-q"]\n'
+        '    subprocess.run([*command, f"flatmin[chapter] @ {source}"], check=True)\n'
+        "    importlib.invalidate_caches()"
+    )
 
 
 def write_whole(path: Path, content: str) -> bool:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import Any
 
 import yaml
 from nbformat import NotebookNode
 
-from _tools.chapters import HERE, Book, Chapter
-from _tools.stamp import differences, outputs
-from flatbook.claims import verdict
+from _tools.address import repository
+from _tools.chapters import HERE, Book, Chapter, first_cell
+from _tools.stamp import differences, digest, outputs
+from flatbook.claims import (
+    FAILED,
+    INCONCLUSIVE,
+    REDUCED,
+    REPRODUCED,
+    UNTESTABLE,
+    Claim,
+    verdict,
+)
 
 
 def _cells_differ(chapter: Chapter, executed: NotebookNode) -> bool:
@@ -44,11 +55,60 @@ def _output_problems(executed: NotebookNode) -> Iterator[str]:
                     yield f"the figure {name!r} keeps no data; call figure_data({name!r}, …)"
 
 
+def printed(executed: NotebookNode) -> dict[str, str]:
+    """Return the verdict lines that an executed chapter printed, by claim."""
+    said = "".join(
+        output.text
+        for cell in executed.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stdout"
+    )
+    words = "|".join((REPRODUCED, REDUCED, FAILED, INCONCLUSIVE, UNTESTABLE))
+    return {m[1]: m[0] for m in re.finditer(rf"(?m)^(\S+): (?:{words})\. .*$", said)}
+
+
+def _line(id_: str, entry: dict[str, Any], record: dict[str, Any]) -> str:
+    """The line that the library prints for a stamped claim."""
+    said = io.StringIO()
+    with redirect_stdout(said):
+        if "why" in record:
+            Claim(id_, entry).untestable(record["why"])
+        else:
+            ends = record.get("interval")
+            interval = (float(ends[0]), float(ends[1])) if ends else None
+            Claim(id_, entry).check(float(record["value"]), interval=interval)
+    return said.getvalue().rstrip("\n")
+
+
+def _verdict_problems(chapter: Chapter, executed: NotebookNode) -> Iterator[str]:
+    stamped, said = executed.metadata.get("stamp", {}).get("claims", {}), printed(executed)
+    for id_ in sorted(stamped.keys() ^ said.keys()):
+        yield f"{id_} stands in the stamp or in the printed lines, not in both; run make execute"
+    for id_ in sorted(stamped.keys() & said.keys() & chapter.book.claims.keys()):
+        record, entry = stamped[id_], chapter.book.claims[id_]
+        stated = said[id_].removeprefix(f"{id_}: ").partition(". ")[0]
+        if stated != record["verdict"]:
+            yield f"{id_}: printed is {stated!r}, stamped {record['verdict']!r}; run make execute"
+            continue
+        if verdict_of(record, entry) == stated and said[id_] != _line(id_, entry, record):
+            line = _line(id_, entry, record)
+            yield f"{id_}: printed is {said[id_]!r}, its stamp gives {line!r}; run make execute"
+
+
+def verdict_of(record: dict[str, Any], entry: dict[str, Any]) -> str:
+    """Return the verdict that a stamped number, with its interval, earns under its claim today."""
+    if "why" in record:
+        return UNTESTABLE
+    ends = record.get("interval")
+    interval = (float(ends[0]), float(ends[1])) if ends else None
+    return verdict(float(record["value"]), entry, interval)
+
+
 def chapter_problems(chapter: Chapter) -> Iterator[str]:
     """Yield what is wrong with one chapter and its executed twin."""
     first = next((c for c in chapter.source().cells if c.cell_type == "code"), None)
-    if first is None or first.source != chapter.book.bootstrap():
-        yield "its first code cell is not the one that _config.yml gives; run make bootstrap"
+    if first is None or first.source != first_cell():
+        yield "its first code cell is not the common one; run make bootstrap"
     executed = chapter.executed()
     if executed is None:
         yield "it was never executed; run make execute"
@@ -61,9 +121,12 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
         yield "its .md and .ipynb are out of step; run make execute"
     if not changed and stamp.get("outputs") != outputs(executed):
         yield "the outputs in its .ipynb were changed by hand; run make execute --all"
-    for name in stamp.get("figures", []):
-        if not (chapter.data / f"{name}.csv").exists():
+    for name in stamp.get("figures", {}):
+        if not (file := chapter.data / f"{name}.csv").exists():
             yield f"the data of {name} are missing; run make execute"
+        elif not changed and digest(file.read_bytes()) != stamp["figures"][name]:
+            yield f"the data of {name} were changed by hand; run make execute --all"
+    yield from _verdict_problems(chapter, executed)
     yield from _output_problems(executed)
 
 
@@ -88,9 +151,10 @@ def claim_problems(book: Book) -> Iterator[str]:
             yield f"{id_}: no chapter reports it; use it in {entry.get('chapter')}, or plan it"
         elif name != entry["chapter"]:
             yield f"{id_}: {name} reports it, claims.yml names {entry['chapter']}; correct one"
-        elif (now := verdict(float(record["value"]), entry)) != record["verdict"]:
+        elif (now := verdict_of(record, entry)) != record["verdict"]:
+            shown = f"{float(record['value']):.3g}" if "value" in record else "no number"
             yield (
-                f"{id_}: the stored verdict is {record['verdict']!r}, but {record['value']:.3g} "
+                f"{id_}: the stored verdict is {record['verdict']!r}, but {shown} "
                 f"under {entry['tolerance']} is {now!r}; run make execute and look"
             )
     for id_, (name, _) in reported.items():
@@ -114,13 +178,14 @@ def link_problems(book: Book) -> Iterator[str]:
     for chapter in book.chapters:
         if (path := chapter.twin.relative_to(book.root).as_posix()) not in tracked:
             yield f"{path}: Colab's button would open nothing, git does not track it; git add it"
-    repository, branch = (book.config["repository"][key] for key in ("url", "branch"))
-    opened = repository.replace("https://github.com", "https://colab.research.google.com/github")
+    here = repository(book.root)
+    opened = f"{here.url}/blob/{here.branch}/" if here else ""
+    opened = opened.replace("https://github.com", "https://colab.research.google.com/github")
     for page in [book.root / "README.md", *sorted(book.pages.rglob("*.md"))]:
         for link in re.findall(
             r"https://colab\.research\.google\.com/[^\s)\"'>]+", page.read_text("utf-8")
         ):
-            if link.removeprefix(f"{opened}/blob/{branch}/") not in tracked:
+            if link.removeprefix(opened) not in tracked:
                 where = page.relative_to(book.root)
                 yield f"{where}: the Colab link {link} points to no tracked file; correct it"
 

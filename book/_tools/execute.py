@@ -8,21 +8,24 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import psutil
 from nbformat import NotebookNode
 from tqdm import tqdm
 
 from _tools.chapters import HERE, Book, Chapter, write_whole
-from _tools.stamp import differences, inputs, outputs, versions
+from _tools.stamp import differences, digest, inputs, outputs, versions
 
 COMMITTED_TIER = "ci"
 TIERS = ("smoke", COMMITTED_TIER, "paper")
@@ -129,7 +132,7 @@ def run(chapter: Chapter, tier: str) -> Run:
         "outputs": outputs(notebook),
         "parameters": {**chapter.parameters(), "tier": tier},
         "claims": verdicts,
-        "figures": sorted(figures),
+        "figures": {name: digest(figures[name]) for name in sorted(figures)},
         "versions": versions(),
         "device": _device(),
         "seconds": seconds,
@@ -152,21 +155,14 @@ def _same(new: NotebookNode, old: NotebookNode | None) -> bool:
     return old is not None and timeless(new) == timeless(old)
 
 
-def store(chapter: Chapter, result: Run, tier: str) -> bool:
-    """Write a finished run: the committed tier beside the chapter, any other under ``_build``.
+def store(result: Run, twin: Path, data: Path) -> bool:
+    """Write a finished run and return whether any file changed.
 
     Args:
-        chapter: The chapter that ran.
-        result: Its run, which succeeded.
-        tier: The tier it ran at.
-
-    Returns:
-        Whether any file changed.
+        result: The run, which succeeded.
+        twin: The notebook to write.
+        data: The folder for the numbers behind its figures.
     """
-    twin, data = chapter.twin, chapter.data
-    if tier != COMMITTED_TIER:
-        twin = chapter.book.built / tier / f"{chapter.name}.ipynb"
-        data = twin.with_name(chapter.data.name)
     changed = False
     for name, content in result.figures.items():
         changed |= write_whole(data / f"{name}.csv", content)
@@ -180,13 +176,36 @@ def store(chapter: Chapter, result: Run, tier: str) -> bool:
     return changed
 
 
-def _runs(chapters: list[Chapter], tier: str, jobs: int) -> Iterator[Run]:
+def place(chapter: Chapter, folder: Path) -> tuple[Path, Path]:
+    """Return where in ``folder`` a run's notebook and data stand when not beside the chapter."""
+    twin = folder / f"{chapter.name}.ipynb"
+    return twin, twin.with_name(chapter.data.name)
+
+
+def _die_with_parent() -> None:
+    """End this worker and its kernel when the tool that started it is killed."""
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None, "a worker has a parent"
+        wait([parent.sentinel])
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def runs(chapters: list[Chapter], tier: str, jobs: int) -> Iterator[Run]:
+    """Run chapters, ``jobs`` at a time, and yield each as it ends."""
     if not chapters:
         return
     # Two threads on two cores are ten times slower than one each.
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["MKL_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(min(jobs, len(chapters)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(jobs, len(chapters)), mp_context=get_context("spawn"), initializer=_die_with_parent
+    ) as pool:
         waiting = {pool.submit(run, chapter, tier): chapter.name for chapter in chapters}
         quiet = not sys.stderr.isatty()
         for finished in tqdm(
@@ -225,12 +244,15 @@ def execute(book: Book, names: list[str], *, tier: str, everything: bool, jobs: 
         if write_whole(chapter.twin, text):
             print(f"{chapter.name}: prose renewed, the run still holds")
     failed = 0
-    for result in _runs(due, tier, jobs):
+    for result in runs(due, tier, jobs):
         if result.error:
             failed += 1
             print(f"{result.name}: FAILED in {result.error}", file=sys.stderr)
             continue
-        changed = store(chapters[result.name], result, tier)
+        chapter = chapters[result.name]
+        beside = chapter.twin, chapter.data
+        home = beside if tier == COMMITTED_TIER else place(chapter, book.built / tier)
+        changed = store(result, *home)
         assert result.notebook is not None
         seconds = result.notebook.metadata["stamp"]["seconds"]
         print(f"{result.name}: executed in {seconds} s, {'written' if changed else 'unchanged'}")

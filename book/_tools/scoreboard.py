@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -34,18 +36,36 @@ class Row:
     verdict: str
     value: float | None
     interval: tuple[float, float] | None = None
-    why: str = "its chapter was not executed"
+    why: str = ""
+
+    @property
+    def number(self) -> str:
+        """The measured number with its interval; empty while there is none."""
+        if self.value is None:
+            return ""
+        ends = "" if self.interval is None else " [{:.3g}, {:.3g}]".format(*self.interval)
+        return f"{self.value:.3g}{ends}"
 
     @property
     def ours(self) -> str:
         """The measured number and what it had to be, or why there is none."""
         if self.value is None:
             return self.why
-        tolerance = required(self.entry["tolerance"])
-        shown = f"{self.value:.3g}"
-        if self.interval is not None:
-            shown += " [{:.3g}, {:.3g}]".format(*self.interval)
-        return f"{shown} ({tolerance}): {self.entry['check']}"
+        return f"{self.number} ({required(self.entry['tolerance'])}): {self.entry['check']}"
+
+    @property
+    def scale(self) -> str:
+        """How the claim was tested: as stated, on a reduced network or data, or at paper scale."""
+        if self.verdict == PLANNED:
+            return "none yet"
+        if self.entry.get("scale") == "reduced":
+            return "reduced"
+        return "paper" if self.entry["tier"] == "paper" else "as stated"
+
+    @property
+    def part(self) -> str:
+        """The part of the book that tests it, such as ``"iam"``."""
+        return self.chapter.partition("/")[0]
 
 
 def rows(book: Book) -> list[Row]:
@@ -64,13 +84,66 @@ def rows(book: Book) -> list[Row]:
         if "interval" in record:
             low, high = map(float, record["interval"])
             interval = low, high
-        why = record.get("why", entry.get("planned", Row.why))
+        waits = entry.get("planned", "its chapter was not executed")
+        why = record.get("why") or entry.get("why", "" if record else waits)
         verdict = record.get("verdict", PLANNED)
         board.append(Row(id_, entry, chapter_name, verdict, value, interval, why))
     return board
+
+
+def sign(verdict: str) -> str:
+    """Return a verdict as the name of a CSS class."""
+    return verdict.replace(" ", "-")
 
 
 def count(board: list[Row]) -> dict[str, int]:
     """Return how many claims earned each verdict, in the order of :data:`VERDICTS`."""
     counted = Counter(row.verdict for row in board)
     return {verdict: counted[verdict] for verdict in VERDICTS}
+
+
+def by_source(board: list[Row]) -> dict[str, dict[str, int]]:
+    """Return the counts of each paper's claims and of our own, which are never pooled."""
+    return {
+        source: count([row for row in board if row.entry["source"]["paper"] == key])
+        for key, source in SOURCES.items()
+    }
+
+
+def found(counts: dict[str, int]) -> str:
+    """Say one source's counts in a sentence.
+
+    Examples:
+        >>> found({"reproduced": 2, "not reproduced": 1, "inconclusive": 0})
+        'Of 3 claims: 2 reproduced, 1 not reproduced.'
+    """
+    parts = [f"{number} {verdict}" for verdict, number in counts.items() if number]
+    return f"Of {sum(counts.values())} claims: {', '.join(parts)}."
+
+
+def as_json(board: list[Row]) -> str:
+    """Return the whole scoreboard for machines.
+
+    One object with ``counts`` (by source and verdict) and ``claims``, each with its id, statement,
+    source, chapter, check, tolerance, the paper's value, ours, interval, scale, verdict and why.
+    Numbers that are not finite stand as text.
+    """
+
+    def number(x: float | None) -> float | str | None:
+        return x if x is None or math.isfinite(x) else str(x)
+
+    claims = [
+        {
+            "id": row.id,
+            **{key: row.entry.get(key) for key in ("statement", "source", "check", "tolerance")},
+            "chapter": row.chapter,
+            "paper": row.entry.get("paper"),
+            "value": number(row.value),
+            "interval": row.interval and [number(x) for x in row.interval],
+            "scale": row.scale,
+            "verdict": row.verdict,
+            "why": row.why or None,
+        }
+        for row in board
+    ]
+    return json.dumps({"counts": by_source(board), "claims": claims}, ensure_ascii=False, indent=1)

@@ -1,41 +1,31 @@
-"""The Sphinx extension: facts, data and sliders for chapters, the scoreboard, shipped scripts."""
+"""The Sphinx extension: facts, cards, data and sliders for chapters; what the site ships."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from docutils import nodes
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
-from _tools.chapters import Book, Chapter
-from _tools.scoreboard import PLANNED, SOURCES, Row, count, rows
+from _tools import cards, share, stills
+from _tools.address import repository
+from _tools.chapters import Chapter
+from _tools.directives import Chapters, Live, Scoreboard, book_of, facts, label
+from _tools.scoreboard import as_json, by_source, found, rows
 from flatbook.interactive import MIME
-
-WORDS_A_MINUTE = 200
-
-
-def _book(app: Sphinx) -> Book:
-    return Book(Path(app.srcdir).parent)
 
 
 def _chapter(app: Sphinx, docname: str) -> Chapter | None:
-    return next((c for c in _book(app).chapters if c.name == docname), None)
-
-
-def minutes_to_read(chapter: Chapter) -> int:
-    """Return the minutes that the words of a chapter take at 200 a minute, at least one."""
-    words = sum(len(cell.source.split()) for cell in chapter.source().cells)
-    return max(1, round(words / WORDS_A_MINUTE))
+    return next((c for c in book_of(app).chapters if c.name == docname), None)
 
 
 def provenance(chapter: Chapter, stamp: dict[str, Any]) -> str:
@@ -44,30 +34,6 @@ def provenance(chapter: Chapter, stamp: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in stamp["versions"].items())
     seconds = f"{stamp['seconds']:.0f} s"
     return f"{chapter.name}: {parameters}; {versions}; {stamp['device']}, {seconds}"
-
-
-def facts(chapter: Chapter) -> str:
-    """Return the time to read and the time to run, as measured, in one line."""
-    reading = f"{minutes_to_read(chapter)} min to read"
-    executed = chapter.executed()
-    if executed is None:
-        return reading
-    stamp = executed.metadata["stamp"]
-    scale = f"{stamp['device']}, tier {stamp['parameters']['tier']}"
-    return f"{reading} · {stamp['seconds']:.0f} s to run ({scale})"
-
-
-def _link(page: str, text: str, here: str) -> addnodes.pending_xref:
-    return addnodes.pending_xref(
-        "",
-        nodes.inline("", text),
-        refdomain="std",
-        reftype="doc",
-        refexplicit=True,
-        refwarn=True,
-        reftarget=f"/{page}",
-        refdoc=here,
-    )
 
 
 def add_facts(app: Sphinx, doctree: nodes.document) -> None:
@@ -94,6 +60,50 @@ def add_facts(app: Sphinx, doctree: nodes.document) -> None:
             figure += nodes.legend("", nodes.paragraph("", "", link, said), classes=["figure-data"])
 
 
+def add_cards(app: Sphinx, doctree: nodes.document) -> None:
+    """Turn each printed verdict into a card, and show all verdicts below the first figure."""
+    page = app.env.docname
+    board = f"{'../' * page.count('/')}scoreboard.html"
+    of_page = {row.id: row for row in rows(book_of(app)) if row.chapter == page}
+    shown = []
+    for output in list(doctree.findall(nodes.literal_block)):
+        if "output" not in output["classes"]:
+            continue
+        pieces: list[nodes.Node] = []
+        plain: list[str] = []
+        for line in output.astext().splitlines():
+            row = of_page.get(line.partition(": ")[0])
+            if row is None or not line.startswith(f"{row.id}: {row.verdict}. "):
+                plain.append(line)
+                continue
+            pieces += [
+                _printed(output, plain),
+                nodes.raw("", cards.card(row, board), format="html"),
+            ]
+            plain = []
+            shown.append(row)
+            app.env.get_domain("std").note_hyperlink_target(  # type: ignore[attr-defined]
+                label(row.id), page, row.id, row.id
+            )
+        if pieces:
+            output.replace_self([n for n in [*pieces, _printed(output, plain)] if n.astext()])
+    if shown:
+        top = next(doctree.findall(nodes.section))
+        body = next((i for i, n in enumerate(top) if isinstance(n, nodes.section)), len(top))
+        pictured = [i for i, n in enumerate(top[:body]) if any(n.findall(nodes.image))]
+        words = [i for i, n in enumerate(top[:body]) if isinstance(n, nodes.paragraph)]
+        place = (pictured or words[:2] or [0])[0 if pictured else -1]
+        top.insert(place + 1, nodes.raw("", cards.overview(shown), format="html"))
+
+
+def _printed(like: nodes.literal_block, lines: list[str]) -> nodes.Element:
+    text = "\n".join(lines).strip("\n")
+    block = like.copy()
+    block.rawsource = text
+    block += nodes.Text(text)
+    return block if text else nodes.Element()
+
+
 def add_sliders(app: Sphinx, doctree: nodes.document) -> None:
     """Put the curves of a figure with a slider beside its picture, for ``interactive.js``."""
     chapter = _chapter(app, app.env.docname)
@@ -114,77 +124,6 @@ def _sliders(executed: NotebookNode) -> Iterator[tuple[str, Any]]:
                 yield cell.metadata["mystnb"]["figure"]["name"], output["data"][MIME]
 
 
-class Chapters(SphinxDirective):
-    """``{chapters} part``: what each chapter of a part asks, and how long it takes."""
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """Build one definition for each chapter."""
-        terms = nodes.definition_list(classes=["chapters"])
-        for chapter in _book(self.env.app).chapters:
-            if chapter.path.parent.name == self.arguments[0]:
-                title, _, prose = chapter.source().cells[0].source.partition("\n")
-                question = prose.strip().partition("\n\n")[0]
-                name = _link(chapter.name, title.lstrip("# "), self.env.docname)
-                terms += nodes.definition_list_item(
-                    "",
-                    nodes.term("", "", name),
-                    nodes.definition(
-                        "",
-                        *self.parse_text_to_nodes(question),
-                        nodes.paragraph("", facts(chapter), classes=["chapter-facts"]),
-                    ),
-                )
-        return [terms]
-
-
-class Scoreboard(SphinxDirective):
-    """``{scoreboard}``: every claim with its verdict; with ``:short:`` only how many of each."""
-
-    option_spec: ClassVar[dict[str, Any]] = {"short": lambda _: True}
-
-    def run(self) -> list[nodes.Node]:
-        """Build the table."""
-        board = rows(_book(self.env.app))
-        if "short" in self.options:
-            lines = [
-                [[_said(verdict, "verdict", verdict.replace(" ", "-"))], [_said(str(number))]]
-                for verdict, number in count(board).items()
-            ]
-            return [self._table(["verdict", "claims"], lines)]
-        return [self._table(["id", "claim", "measured", "verdict"], map(self._line, board))]
-
-    def _line(self, row: Row) -> list[list[nodes.Node]]:
-        entry = row.entry
-        page = row.chapter
-        name = _link(page, row.id, self.env.docname) if page else nodes.Text(row.id)
-        source = f"{SOURCES[entry['source']['paper']]}, {entry['source']['where']}"
-        sign = row.verdict.replace(" ", "-")
-        paper = [_said(f"The paper: {entry['paper']}", "aside")] if "paper" in entry else []
-        tier = [] if row.verdict == PLANNED else [_said(f"tier {entry['tier']}", "aside")]
-        return [
-            [nodes.paragraph("", "", name)],
-            [*self.parse_text_to_nodes(entry["statement"]), _said(source, "aside")],
-            [_said(row.ours), *paper],
-            [_said(row.verdict, "verdict", sign), *tier],
-        ]
-
-    @staticmethod
-    def _table(head: list[str], lines: Iterable[list[list[nodes.Node]]]) -> nodes.table:
-        def row(cells: list[list[nodes.Node]]) -> nodes.row:
-            return nodes.row("", *(nodes.entry("", *cell) for cell in cells))
-
-        group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
-        group += nodes.thead("", row([[_said(word)] for word in head]))
-        group += nodes.tbody("", *map(row, lines))
-        return nodes.table("", group, classes=["scoreboard"])
-
-
-def _said(text: str, *classes: str) -> nodes.Node:
-    return nodes.paragraph("", text, classes=list(classes))
-
-
 def _mathjax() -> Path:
     files = metadata.files("sphinx-mathjax-offline") or []
     script = next(file for file in files if file.name == "tex-mml-chtml.js")
@@ -199,15 +138,34 @@ def copy_scripts(app: Sphinx, error: Exception | None) -> None:
         site.mkdir(exist_ok=True)
         shutil.copy(script, site)
         shutil.copytree(script.parent / fonts, site / fonts, dirs_exist_ok=True)
+        stills.pathways(Path(app.outdir, "_static", "live", "pathways.svg"))
         plotly = Path(app.outdir, "plotly")
         plotly.mkdir(exist_ok=True)
         (plotly / "plotly.min.js").write_text(get_plotlyjs(), "utf-8")
 
 
+def write_board(app: Sphinx, error: Exception | None) -> None:
+    """Write the scoreboard for machines, and a badge for each source of claims."""
+    if error is None and app.builder.format == "html":
+        board, site = rows(book_of(app)), Path(app.outdir)
+        (site / "scoreboard.json").write_text(as_json(board), "utf-8")
+        for source, counts in by_source(board).items():
+            badge = site / f"badge-{source.lower()}.svg"
+            badge.write_text(cards.badge(f"{source} claims", counts), "utf-8")
+
+
+def tell_counts(app: Sphinx, config: Any) -> None:
+    """Let pages say how the claims of each source stand, by ``{{ found_iam }}`` and the like."""
+    counted = by_source(rows(book_of(app)))
+    said = {f"found_{source.lower()}": found(counts) for source, counts in counted.items()}
+    config.myst_substitutions = {**config.myst_substitutions, **said}
+
+
 def escape_bars(*event: Any) -> None:
-    """Let ``|w|`` in a docstring be an absolute value, not a substitution."""
+    """Let ``|w|`` in a docstring be an absolute value, and ``GREY_...`` a name, not a link."""
     lines: list[str] = event[-1]
     lines[:] = [re.sub(r"(?<!`)\|(\w)\|", r"\\|\1\\|", line) for line in lines]
+    lines[:] = [line.replace("_...", r"\_..") for line in lines]  # as wide as before, in a table
 
 
 def load_once(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
@@ -216,22 +174,49 @@ def load_once(app: Sphinx, page: str, template: str, context: dict[str, Any], _:
     context["script_files"] = list(scripts.values())
 
 
+def lead_on(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
+    """Lead from the introduction to the first chapter."""
+    if page == app.config.root_doc:
+        name = next(c.name for c in book_of(app).chapters if c.name.startswith("iam/"))
+        title = app.env.titles[name].astext()
+        context["next"] = {"link": app.builder.get_relative_uri(page, name), "title": title}
+
+
 def read_again(app: Sphinx, *_: Any) -> list[str]:
     """Have the pages that tell of other pages read again in every build."""
     telling = ("intro", "scoreboard", *(f"{part}/index" for part in ("iam", "pathways", "beyond")))
     return [page for page in telling if page in app.env.found_docs]
 
 
+def set_address(app: Sphinx, *_: Any) -> None:
+    """Link to the repository that this copy of the book lives in; to none if none is known."""
+    here, theme = repository(Path(app.srcdir).parent), app.config["html_theme_options"]
+    theme["use_repository_button"] = theme["use_issues_button"] = here is not None
+    if here is not None:
+        theme.update(repository_url=here.url, repository_branch=here.branch, path_to_docs="book")
+    if here is None or not here.launches:
+        theme["launch_buttons"] = {}
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of it."""
     app.add_directive("chapters", Chapters)
+    app.add_directive("live", Live)
     app.add_directive("scoreboard", Scoreboard)
+    app.connect("config-inited", set_address, priority=100)
     # Before Sphinx collects the files to download, which it does at priority 500.
     app.connect("doctree-read", add_facts, priority=400)
+    app.connect("doctree-read", add_cards)
     app.connect("doctree-read", add_sliders)
+    app.connect("config-inited", tell_counts, priority=100)
     app.connect("env-get-outdated", read_again)
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("html-page-context", load_once, priority=900)
+    app.connect("html-page-context", lead_on)
+    app.connect("html-page-context", share.describe, priority=901)
+    app.connect("html-collect-pages", share.lost_page)
     app.connect("build-finished", copy_scripts)
+    app.connect("build-finished", write_board)
+    app.connect("build-finished", share.write_sitemap)
     app.config["mathjax_path"] = "../mathjax/tex-mml-chtml.js"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

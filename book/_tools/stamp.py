@@ -101,10 +101,10 @@ def inputs(chapter: Chapter) -> dict[str, Any]:
     """
     modules = library(chapter)
     data = data_files(chapter, modules)
-    claims = chapter.book.claims
-    reported = {id_: rule(claims[id_]) for id_ in claims if f'claim("{id_}")' in chapter.code()}
+    code, claims = chapter.code(), chapter.book.claims
+    reported = {id_: rule(claims[id_]) for id_ in claims if f'claim("{id_}")' in code}
     return {
-        "code": digest(chapter.code()),
+        "code": digest(code),
         "library": {module: digest(path.read_bytes()) for module, path in modules.items()},
         "data": {name: digest(path.read_bytes()) for name, path in data.items()},
         "rules": digest(json.dumps(reported, sort_keys=True)),

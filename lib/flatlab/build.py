@@ -11,20 +11,23 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
-from flatlab.models import WideResNet, cnn3, cnn6, cnn_bn, mlp, resnet, vit
+from flatlab.models import Norm, WideResNet, cnn3, cnn6, cnn_bn, mlp, resnet, vit
 from flatlab.sets import Place, kind_of
 from flatlab.settings import Settings
 from flatlab.streams import stream
 from flatmin.optim import IAMD, IAMS, SAM
 
-MODELS = "cnn-bn, cnn3[-<width>][-plain], cnn6, vit, resnet-18, resnet-50 or wrn-<depth>-<widen>"
+MODELS = (
+    "cnn-bn, cnn3[-<width>][-plain|-group][-flat], cnn6, vit, resnet-18, resnet-50 or "
+    "wrn-<depth>-<widen>"
+)
 
 
 def build_model(settings: Settings) -> nn.Module:
-    """The network of a run, with a projector behind it for SimCLR.
+    """The network of a run; for SimCLR its features with a projector behind them.
 
     Raises:
-        ValueError: an unknown name, or SimCLR with a network that is not residual.
+        ValueError: an unknown name, or SimCLR with a network that is not convolutional.
 
     Example:
         >>> given = {"data": "svhn", "model": "wrn-16-2", "method": "SGD", "seed": 0}
@@ -42,20 +45,24 @@ def build_model(settings: Settings) -> nn.Module:
         model = resnet(int(name[-2:]), stem=stem, **rest)
     elif name == "cnn-bn":
         model = cnn_bn(**rest)
-    elif small := re.fullmatch(r"cnn3(?:-(\d+))?(-plain)?", name):
-        model = cnn3(width=int(small[1] or 16), norm=not small[2], **rest)
+    elif small := re.fullmatch(r"cnn3(?:-(\d+))?(-plain|-group)?(-flat)?", name):
+        norms: dict[str | None, Norm] = {None: "batch", "-group": "group", "-plain": None}
+        flat = kind.size if small[3] else None
+        model = cnn3(width=int(small[1] or 16), norm=norms[small[2]], flat=flat, **rest)
     elif name in ("cnn6", "vit"):
         model = (cnn6 if name == "cnn6" else vit)(image_size=kind.size, **rest)
     else:
         raise ValueError(f"model must be {MODELS}, got {name!r}")
     if settings.loop != "simclr":
         return model
+    draw = stream(settings.seed, "projector")
+    if isinstance(model, nn.Sequential) and isinstance(model[-1], nn.Linear):
+        return nn.Sequential(model[:-1], mlp([model[-1].in_features, 128, 64], generator=draw))
     last = getattr(model, "fc", None)
     if not isinstance(last, nn.Linear):
-        raise ValueError(f"model must be residual for simclr, got {name!r}")
+        raise ValueError(f"model must be convolutional for simclr, got {name!r}")
     width, model.fc = last.in_features, nn.Identity()
-    projector = mlp([width, width, 128], generator=stream(settings.seed, "projector"))
-    return nn.Sequential(model, projector)
+    return nn.Sequential(model, mlp([width, width, 128], generator=draw))
 
 
 def build_optimizer(

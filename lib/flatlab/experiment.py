@@ -14,10 +14,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flatlab.build import build_forward, build_model, build_optimizer
-from flatlab.data.augment import STRONG, VIEW, WEAK
+from flatlab.data.augment import WEAK
 from flatlab.data.images import FolderImages, balanced, with_wrong
 from flatlab.loops import fixmatch, linear_probe, simclr, supervised
 from flatlab.measures import mean_loss, predictors
+from flatlab.probe import logistic_probe
 from flatlab.run import Batches, BatchSource, LoadedBatches, Record, Run
 from flatlab.schedules import constant, cosine, drops, seven_sixteenths
 from flatlab.sets import AT_ONCE, Pair, Place, Stack, kind_of, read, stack
@@ -89,7 +90,8 @@ class Experiment:
         else:
             count, part = len(train[1]), place.part
             known = self._known(train)
-            self.labelled, self.seen = Batches(known, sizes[0]), stack(known, place)
+            self.labelled = Batches(train if settings.loop == "simclr" else known, sizes[0])
+            self.seen = stack(known, place)
             self.pool = Batches(train[:1], sizes[1]) if sizes[1] else None
         self.epoch = settings.steps_per_epoch or max(1, count // sizes[0])
         self.steps = settings.epochs * self.epoch
@@ -154,20 +156,19 @@ class Experiment:
         rest: dict[str, Any] = {"steps": self.steps, "every": every}
         rest["evaluate"] = partial(self._look, every)
         if settings.loop == "simclr":
-            view = kind.augmentation(*VIEW)
+            view = kind.augmentation(*kind.view)
             rest |= {"view": view, "temperature": settings.temperature}
             return simclr(self.run, self.labelled, **rest)
         if settings.loop == "fixmatch":
             assert self.pool is not None  # as its settings were checked
-            rest |= {"weak": kind.augmentation(*WEAK), "strong": kind.augmentation(*STRONG)}
+            weak, strong = kind.augmentation(*WEAK), kind.augmentation(*kind.strong)
+            rest |= {"weak": weak, "strong": strong}
             rest |= {"threshold": settings.threshold, "weight": settings.unlabelled_weight}
             return fixmatch(self.run, self.labelled, self.pool, **rest)
         if settings.augment and kind.standard:
             rest["augment"] = kind.augmentation(*kind.standard)
-        smoothing = settings.label_smoothing
-        return supervised(
-            self.run, self.labelled, unlabelled=self.pool, label_smoothing=smoothing, **rest
-        )
+        rest |= {"label_smoothing": settings.label_smoothing, "climb_on": settings.climb_batch}
+        return supervised(self.run, self.labelled, unlabelled=self.pool, **rest)
 
     def _mean(self, loss: float) -> float:
         """The mean over all processes, each of which has met its own examples."""
@@ -193,9 +194,7 @@ class Experiment:
             return fit
         if self.settings.loop == "simclr":
             assert isinstance(model, nn.Sequential)
-            train, test = (_whole(part) for part in (self.seen, self.held_out))
-            epochs = 1 if self.settings.tier == "smoke" else 20
-            return {"error": linear_probe(model[0], train, test, epochs=epochs)}
+            return {"error": self._probe(model[0])}
         few = [x for x, _ in islice(self.held_out, LOOK_AT // AT_ONCE)]
         first, fifth = errors(model, self.held_out)
         S = local_inconsistency(model, few, rho=LOOK_RHO).value
@@ -204,11 +203,24 @@ class Experiment:
             found["memorised"] = 1 - errors(model, stack(self.wrong, self.place))[0]
         return found
 
+    def _probe(self, encoder: nn.Module) -> float:
+        """The error of a linear classifier on the encoder's features."""
+        train, test = (_whole(part) for part in (self.seen, self.held_out))
+        if self.settings.probe == "LBFGS":
+            return logistic_probe(encoder, train, test)
+        epochs = 1 if self.settings.tier == "smoke" else 20
+        return linear_probe(encoder, train, test, epochs=epochs)
+
     def measure(self) -> Record:
         """What is measured once, in the end."""
         model = self.run.evaluated.eval()
-        if self.settings.loop == "simclr":
-            return {}
+        if self.settings.loop == "simclr":  # what features must beat
+            untrained = build_model(self.settings).to(self.place.device)
+            assert isinstance(untrained, nn.Sequential)
+            return {
+                "error_pixels": self._probe(nn.Flatten()),
+                "error_untrained": self._probe(untrained[0]),
+            }
         found = {"train_error": errors(model, self.seen)[0]}
         if self.settings.curvature:
             few, held_out = (

@@ -19,7 +19,7 @@ from flatlab.models import mlp
 from flatlab.run import Batches, BatchSource, Evaluate, Record, Run, descend
 from flatlab.streams import stream
 from flatmin._check import require
-from flatmin.optim import SAM
+from flatmin.optim import SAM, Climber
 
 Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
 
@@ -34,6 +34,7 @@ def supervised(
     augment: Augment | None = None,
     unlabelled: BatchSource | None = None,
     label_smoothing: float = 0.0,
+    climb_on: int = 0,
 ) -> Iterator[Record]:
     """Minimises the cross-entropy of labelled batches.
 
@@ -47,6 +48,8 @@ def supervised(
         unlabelled: batches (images, …) that join the pass: the loss ignores them, IAM's divergence
             does not.
         label_smoothing: as in ``cross_entropy``.
+        climb_on: find the direction of SAM or IAM-S on the first so many labelled images of the
+            batch; 0 means on the whole batch.
 
     Returns:
         An iterator of records ``{"step": …, "loss": …, **metrics}``.
@@ -74,6 +77,10 @@ def supervised(
             if augment is not None:
                 images = augment(images, run.generator)
             images, y = run.mine(images), run.mine(y)
+            loss = partial(cross_entropy, label_smoothing=label_smoothing)
+            if climb_on:
+                yield partial(_climb_on, climb_on, run, images, y, loss)
+                continue
 
             def closure(images: Tensor = images, y: Tensor = y) -> tuple[Tensor, Tensor]:
                 logits = run.forward(images)
@@ -83,6 +90,23 @@ def supervised(
             yield partial(descend, run.optimizer, closure)
 
     return run.train(updates(), steps=steps, every=every, evaluate=evaluate)
+
+
+def _climb_on(
+    count: int, run: Run, images: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """One step by hand; returns the loss at θ of the images that it climbs on."""
+    optimizer, goes_by_loss = run.optimizer, isinstance(run.optimizer, SAM)
+    assert isinstance(optimizer, Climber)  # as its settings were checked
+
+    def few() -> Tensor:
+        logits = run.forward(images[:count])
+        return loss(logits, y[:count]) if goes_by_loss else logits
+
+    with optimizer.perturbed(few) as reference:
+        loss(run.forward(images)[: len(y)], y).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return reference if goes_by_loss else loss(reference, y[:count])
 
 
 def fixmatch(
@@ -262,7 +286,7 @@ def linear_probe(
     Returns:
         The fraction of ``test`` classified wrong.
     """
-    features, labels = _outputs(encoder, train[0]).flatten(1), train[1]
+    features, labels = outputs(encoder, train[0]).flatten(1), train[1]
     widths = [features.shape[1], int(labels.max()) + 1]
     probe = mlp(widths, generator=stream(seed, "probe")).to(features)
     run = Run(probe, torch.optim.AdamW(probe.parameters(), lr=lr), seed=seed)
@@ -274,11 +298,12 @@ def linear_probe(
 
 def error(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The fraction of images that the model, in evaluation mode, gets wrong."""
-    wrong = _outputs(model, images).argmax(1) != labels
+    wrong = outputs(model, images).argmax(1) != labels
     return float(wrong.double().mean())
 
 
-def _outputs(model: nn.Module, images: Tensor, at_once: int = 1000) -> Tensor:
+def outputs(model: nn.Module, images: Tensor, at_once: int = 1000) -> Tensor:
+    """What the model, in evaluation mode, returns, without gradients, so many images at once."""
     training = model.training
     model.eval()
     with torch.no_grad():

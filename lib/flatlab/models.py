@@ -9,12 +9,17 @@ a network of its is built. The large ones live in :mod:`flatlab.large`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from itertools import pairwise
+from typing import Literal, TypeAlias
 
 from torch import Generator, nn
 
 from flatlab.initial import convolution, drawing_from
 from flatlab.large import WideResNet, resnet, vit
+
+GROUPS = 8  # of group norm
+Norm: TypeAlias = Literal["batch", "group"] | None
 
 __all__ = ["WideResNet", "cnn3", "cnn6", "cnn_bn", "mlp", "resnet", "vit"]
 
@@ -125,7 +130,8 @@ def cnn3(
     num_classes: int = 10,
     *,
     width: int = 16,
-    norm: bool = True,
+    norm: Norm = "batch",
+    flat: int | None = None,
     generator: Generator | None = None,
 ) -> nn.Sequential:
     """A CNN with batch norm that learns a thousand images by heart, however they are labelled.
@@ -138,14 +144,16 @@ def cnn3(
         in_channels: Channels of the images.
         num_classes: Outputs.
         width: Channels of the first convolution, at least 1; the others have 2 and 4 times as many.
-        norm: Whether batch norm follows each convolution.
+        norm: What follows each convolution: batch norm, group norm in eight groups, or nothing.
+        flat: Height and width of the images, if the linear layer is to see every pixel that the
+            last convolution leaves in place of their mean.
         generator: Source of the initial values.
 
     Returns:
         A network from (n, in_channels, height, width) to (n, num_classes).
 
     Raises:
-        ValueError: ``width`` is below 1.
+        ValueError: ``width`` is below 1, or no multiple of 8 for group norm.
 
     Examples:
         >>> net = cnn3()
@@ -154,9 +162,11 @@ def cnn3(
     """
     if width < 1:
         raise ValueError(f"width must be at least 1, not {width}")
+    if norm == "group" and width % GROUPS:
+        raise ValueError(f"width must be a multiple of {GROUPS} for group norm, not {width}")
     with drawing_from(generator):
         widths = (width, 2 * width, 4 * width)
-        return _averaged(in_channels, num_classes, widths, (2, 2, 2), norm=norm)
+        return _averaged(in_channels, num_classes, widths, (2, 2, 2), norm=norm, flat=flat)
 
 
 def _averaged(
@@ -165,13 +175,21 @@ def _averaged(
     widths: Sequence[int],
     strides: Sequence[int],
     *,
-    norm: bool = True,
+    norm: Norm = "batch",
+    flat: int | None = None,
 ) -> nn.Sequential:
-    """3 × 3 convolutions, each with batch norm or not, and ReLU; mean over the image; linear."""
+    """3 × 3 convolutions, each with a norm or without, and ReLU; mean over the image; linear."""
     layers: list[nn.Module] = []
     for width, stride in zip(widths, strides, strict=True):
         layers += [convolution(channels, width, stride=stride)]
-        layers += [nn.BatchNorm2d(width), nn.ReLU()] if norm else [nn.ReLU()]
+        if norm:
+            layers += [nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(GROUPS, width)]
+        layers += [nn.ReLU()]
         channels = width
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
+    if flat is None:
+        layers += [nn.AdaptiveAvgPool2d(1)]
+    else:
+        side = reduce(lambda side, stride: -(-side // stride), strides, flat)
+        channels *= side * side
+    layers += [nn.Flatten(), nn.Linear(channels, num_classes)]
     return nn.Sequential(*layers)

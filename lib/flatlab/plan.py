@@ -47,7 +47,10 @@ def plan(settings: Settings) -> Plan:
 
 
 def passes(settings: Settings) -> tuple[int, int]:
-    """Forward and backward passes of one step, as :mod:`flatmin.optim` counts them."""
+    """Forward and backward passes of one step, as :mod:`flatmin.optim` counts them.
+
+    With ``climb_batch`` those of the climb, all but the last of each kind, hold fewer images.
+    """
     climb = settings.climb
     own = {
         "SGD": (1, 1),

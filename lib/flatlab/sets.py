@@ -9,10 +9,20 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 from torch.utils.data import DataLoader
 
 from flatlab.data import MEAN, STD, fashion_mnist
-from flatlab.data.augment import STANDARD, Augmentation, crop, on_pixels
+from flatlab.data.augment import (
+    GREY_STRONG,
+    GREY_VIEW,
+    STANDARD,
+    STRONG,
+    VIEW,
+    Augmentation,
+    crop,
+    on_pixels,
+)
 from flatlab.data.images import STATISTICS, FolderImages, cifar, svhn
 from flatlab.settings import DataName, Settings
 from flatlab.streams import stream
@@ -57,6 +67,8 @@ class Kind:
         validation: how many of them a search looks at; of ImageNet, about.
         test: test images.
         standard: operations of the supervised augmentation.
+        strong: operations of FixMatch's strong one.
+        view: operations of SimCLR's views.
     """
 
     classes: int
@@ -68,6 +80,8 @@ class Kind:
     validation: int
     test: int
     standard: tuple[Augmentation, ...] = STANDARD
+    strong: tuple[Augmentation, ...] = STRONG
+    view: tuple[Augmentation, ...] = VIEW
 
     def augmentation(self, *operations: Augmentation) -> Augmentation:
         """The operations, on images normalised like these."""
@@ -78,6 +92,8 @@ _FASHION = Kind(10, 1, 28, (MEAN,), (STD,), 60_000, 6_000, 10_000)
 KINDS: dict[DataName, Kind] = {
     "fashion-mnist-part": replace(_FASHION, count=6_000, validation=1_000, test=2_000),
     "fashion-mnist": _FASHION,
+    # Each pixel the mean of four.
+    "fashion-mnist-14": replace(_FASHION, size=14, std=(0.33,), strong=GREY_STRONG, view=GREY_VIEW),
     "cifar-10": Kind(10, 3, 32, *STATISTICS["CIFAR-10"], 50_000, 5_000, 10_000),
     "cifar-100": Kind(100, 3, 32, *STATISTICS["CIFAR-100"], 50_000, 5_000, 10_000),
     # A mirrored digit is none.
@@ -117,13 +133,16 @@ def _tensors(data: DataName, split: str, root: Path, download: bool) -> Pair:
             parts = [cifar(KINDS[data].classes, split, **rest)]
         case "svhn":
             parts = [svhn(split, **rest)]
-        case "fashion-mnist":
+        case "fashion-mnist" | "fashion-mnist-14":
             if not download and not (root / "FashionMNIST").exists():
                 rest["root"] = None  # where else it may be
             parts = [fashion_mnist(part, source="full", **rest) for part in split.split("+")]
         case _:
             parts = [fashion_mnist(part) for part in split.split("+")]
-    return torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+    images = torch.cat([part.images for part in parts])
+    if data == "fashion-mnist-14":
+        images = avg_pool2d(images, 2) * (STD / KINDS[data].std[0])
+    return images, torch.cat([part.labels for part in parts])
 
 
 def stack(data: Pair | FolderImages, place: Place) -> Stack:

@@ -38,7 +38,13 @@ RECIPES = Path(__file__).with_name("recipes")
 
 Loop: TypeAlias = Literal["supervised", "fixmatch", "simclr"]
 DataName: TypeAlias = Literal[
-    "fashion-mnist-part", "fashion-mnist", "cifar-10", "cifar-100", "svhn", "imagenet"
+    "fashion-mnist-part",
+    "fashion-mnist",
+    "fashion-mnist-14",
+    "cifar-10",
+    "cifar-100",
+    "svhn",
+    "imagenet",
 ]
 MethodName: TypeAlias = Literal[
     "SGD", "SAM", "ASAM", "IAM-D", "IAM-S", "random-D", "random-S", "score-S"
@@ -53,8 +59,9 @@ class Settings:
     Attributes:
         data: the data set.
         model: ``"cnn-bn"``, ``"cnn3"``, ``"cnn6"``, ``"vit"``, ``"resnet-18"``, ``"resnet-50"`` or
-            ``"wrn-<depth>-<widen>"``; ``"cnn3-<width>"`` is another width, and ``"-plain"`` behind
-            either leaves out batch norm.
+            ``"wrn-<depth>-<widen>"``; ``"cnn3-<width>"`` is another width, ``"-plain"`` behind
+            either leaves out batch norm, ``"-group"`` puts group norm in its place, and
+            ``"-flat"`` gives all pixels of the last convolution to the linear layer.
         method: the optimizer; ``"random-D"`` and ``"random-S"`` are IAM-D and IAM-S with a random
             direction, ``"score-S"`` is IAM-S with a sampled score as the direction.
         seed: of weights, order, augmentation and noise.
@@ -68,7 +75,8 @@ class Settings:
             each record, which is after an epoch or 500 steps. The schedule does not know of it.
         look: epochs between two evaluations.
         batch_size: labelled images per step, over all processes.
-        labels: how many training labels are known, as many of each class.
+        labels: how many training labels are known, as many of each class. SimCLR trains without
+            any, and these are for its probe.
         label_noise: fraction of the known training labels that are wrong, from 0 to 1.
         unlabelled_batch_size: further images per step.
         augment: whether images are augmented.
@@ -82,12 +90,16 @@ class Settings:
         rho: radius ρ, of all methods but SGD.
         beta: weight β of IAM-D.
         climb: K of Algorithm 1.
+        climb_batch: labelled images of each step on which SAM or IAM-S finds its direction, by
+            default all: fewer make the climb cheaper.
         sigma: size σ of its noise.
         halve_rho: epoch after which ρ is half.
         threshold: FixMatch's, from 0 to 1.
         unlabelled_weight: FixMatch's λ_u.
         ema: decay of the average of weights that is evaluated, below 1.
         temperature: SimCLR's τ.
+        probe: the linear classifier that judges SimCLR's features, trained on the known labels: 20
+            epochs of AdamW, or L-BFGS (:func:`flatlab.probe.logistic_probe`).
         curvature: measure at the end what may tell of generalisation, see
             :func:`flatlab.measures.predictors`.
         bf16: bfloat16 autocast, on a GPU.
@@ -120,12 +132,14 @@ class Settings:
     rho: float = 0.0
     beta: float = 1.0
     climb: int = 1
+    climb_batch: int = 0
     sigma: float = 1.0
     halve_rho: int = 0
     threshold: float = 0.95
     unlabelled_weight: float = 1.0
     ema: float = 0.0
     temperature: float = 0.5
+    probe: Literal["AdamW", "LBFGS"] = "AdamW"
     curvature: bool = False
     bf16: bool = True
     compiled: bool = True
@@ -161,6 +175,17 @@ class Settings:
         climbs = settings.method != "SGD"
         require(settings.rho > 0 or not climbs, f"rho must be positive for {settings.method}")
         require(settings.rho == 0 or climbs, f"rho must be left out for SGD, got {settings.rho}")
+        require(
+            settings.climb_batch == 0
+            or (climbs and not settings.method.endswith("D") and settings.loop == "supervised"),
+            "climb_batch is for supervised runs of SAM and IAM-S only, got "
+            f"{settings.method} in {settings.loop}",
+        )
+        require(
+            settings.climb_batch <= settings.batch_size,
+            f"climb_batch must be at most batch_size={settings.batch_size}, "
+            f"got {settings.climb_batch}",
+        )
         require(
             settings.loop != "fixmatch" or settings.unlabelled_batch_size > 0,
             "unlabelled_batch_size must be positive for fixmatch",

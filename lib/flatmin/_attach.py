@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from flatmin._function import logits_of
+from flatmin._function import Outputs, logits_of
 from flatmin._tangent import KnownGradient
 from flatmin._visit import Visit
 
@@ -28,15 +28,15 @@ _REPLICA = "an attached model cannot be copied for DataParallel: use Distributed
 class Attachment:
     """A model in whose training forward an optimizer climbs; a context manager."""
 
-    def __init__(self, optimizer: Climber, model: nn.Module, then: Callable[[Any], Any]) -> None:
+    def __init__(self, optimizer: Climber, model: nn.Module, outputs: Outputs | None) -> None:
         self._optimizer: Climber | None = optimizer
-        self._model, self._then = model, then
+        self._model, self._outputs = model, outputs
         self._visit: Visit | None = None
         self._climbing = False
         self._hooks = [
             # First of all hooks: the passes of the climb go through the others themselves.
             model.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
-            model.register_forward_hook(self._after, always_call=True),
+            model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
             model.register_state_dict_pre_hook(self._come_home),  # type: ignore[no-untyped-call]
         ]
 
@@ -81,11 +81,16 @@ class Attachment:
             raise RuntimeError(_NESTED)
         if hasattr(model, "reshard") and next(iter(model._forward_pre_hooks)) != self._hooks[0].id:
             raise RuntimeError(_TOO_EARLY)
+        batch = _batch(args, kwargs)
         self._climbing = True
         try:
-            self._visit = self._depart(lambda: self._then(model(*args, **kwargs)))
+            self._visit = self._depart(lambda: self._select(model(*args, **kwargs), batch))
         finally:
             self._climbing = False
+
+    def _select(self, returned: Any, batch: Any) -> Any:
+        """What the climb goes by, in what the model has returned for a batch."""
+        return self._outputs(returned, batch) if self._outputs else returned
 
     def _depart(self, forward: Callable[[], Any]) -> Visit:
         assert self._optimizer is not None
@@ -93,7 +98,9 @@ class Attachment:
         return visit
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _after(self, model: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
+    def _after(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any
+    ) -> None:
         visit = self._visit
         if self._climbing or visit is None:
             return
@@ -103,13 +110,13 @@ class Attachment:
                 raise RuntimeError(_LEFT_BEHIND)
             torch.autograd.Variable._execution_engine.queue_callback(self._end)
 
-        watched = [t for t in self._watched(outputs) if t.requires_grad]
+        watched = [t for t in self._watched(outputs, _batch(args, kwargs)) if t.requires_grad]
         for tensor in watched:
             tensor.register_hook(begin)  # type: ignore[no-untyped-call]
         if not watched:  # nothing to train by, or an exception
             self.home()
 
-    def _watched(self, outputs: Any) -> Iterable[Tensor]:
+    def _watched(self, outputs: Any, batch: Any) -> Iterable[Tensor]:
         """The tensors through which backward is to come."""
         return tensors_in(outputs)
 
@@ -134,10 +141,11 @@ class Penalised(Attachment):
             raise
         return visit
 
-    def _watched(self, outputs: Any) -> Iterable[Tensor]:
+    def _watched(self, outputs: Any, batch: Any) -> Iterable[Tensor]:
         if outputs is None:  # an exception
             return ()
-        here = self._optimizer._penalty(logits_of(outputs), self._moved)
+        logits = logits_of(self._select(outputs, batch))
+        here = self._optimizer._penalty(logits, self._moved)
         assert self._visit is not None
         penalty = KnownGradient.apply(here, self._there, *self._visit.params)
         loss = read(outputs, "loss")
@@ -159,6 +167,11 @@ def _nothing() -> Attachment:
     attachment._optimizer = attachment._visit = None
     attachment._climbing = False
     return attachment
+
+
+def _batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a model is called with, in the form that an ``outputs`` of the user takes."""
+    return kwargs or (args[0] if len(args) == 1 else args)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+
+from torch import Tensor
 
 
 def require(condition: bool, message: str) -> None:
@@ -25,3 +28,13 @@ def check_climb(steps: int, sigma: float) -> None:
     """Check what Algorithm 1 is run with."""
     require(isinstance(steps, int) and steps >= 1, f"steps must be an integer >= 1, got {steps}")
     require(0 < sigma < math.inf, f"sigma must be positive and finite, got {sigma}")
+
+
+def check_not_flattened(params: Iterable[Tensor]) -> None:
+    """Check that no parameter is part of a flat one: it would be a view, or empty, by turns."""
+    if any(getattr(p, "_fsdp_flattened", False) for p in params):
+        raise NotImplementedError(
+            "FullyShardedDataParallel flattens parameters, which can then be neither moved nor"
+            " measured: shard the model with torch.distributed.fsdp.fully_shard instead, and"
+            " measure an unsharded copy"
+        )

@@ -15,6 +15,7 @@ from torch.optim.optimizer import ParamsT
 
 from flatmin._attach import Attachment
 from flatmin._check import require
+from flatmin._function import Outputs
 from flatmin._tangent import clear_unless_finite, here
 from flatmin._visit import Visit, targets
 from flatmin._wrapper import Base, Wrapper
@@ -198,19 +199,19 @@ class Climber(Wrapper):
             ValueError: trainable parameters of the model that the optimizer lacks.
             RuntimeError: a model is attached already.
         """
-        return self._attach(model, Attachment, lambda outputs: outputs)
+        return self._attach(model, Attachment, None)
 
     def _attach(
         self,
         model: nn.Module,
-        kind: Callable[[Climber, nn.Module, Callable[[Any], Any]], Attachment],
-        then: Callable[[Any], Any],
+        kind: Callable[[Climber, nn.Module, Outputs | None], Attachment],
+        outputs: Outputs | None,
     ) -> Attachment:
         if self._attached:
             raise RuntimeError("a model is attached already: remove() its handle first")
         inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         self._check_module(inner)
-        self._attached = kind(self, inner, then)
+        self._attached = kind(self, inner, outputs)
         return self._attached
 
     def _come_home(self) -> None:

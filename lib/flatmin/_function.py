@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.backends import mha
 from torch.nn.parallel import DistributedDataParallel
 
-from flatmin._check import require
+from flatmin._check import check_not_flattened, require
 
 Batch: TypeAlias = "Tensor | tuple[Any, ...] | Mapping[str, Any]"
 Outputs: TypeAlias = Callable[[Any, Any], Tensor]
@@ -90,6 +90,7 @@ class Function:
             model.module if isinstance(model, DistributedDataParallel) else model
         )
         self._outputs = outputs
+        check_not_flattened(self.model.parameters())
         own = [p for p in self.model.parameters() if p.requires_grad]
         require(bool(own), f"{type(model).__name__} has no trainable parameter")
         self.params: list[Tensor] = [*own] if params is None else [*dict.fromkeys(params)]

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
-from flatmin._check import check_rho, require
+from flatmin._check import check_not_flattened, check_rho, require
 from flatmin._function import same_randomness, steady_attention
 from flatmin._tangent import clear_unless_finite, gradient, here, noise, pullback, sharded_noise
 from flatmin.directions import Tangent
@@ -28,10 +28,12 @@ def targets(groups: Iterable[dict[str, Any]]) -> tuple[list[Tensor], list[float]
 
     Raises:
         ValueError: a radius out of range, or nothing to move.
+        NotImplementedError: parameters of FullyShardedDataParallel.
     """
     groups = [*groups]
     for group in groups:
         check_rho(group["rho"])
+        check_not_flattened(group["params"])
     pairs = [(p, g["rho"]) for g in groups for p in g["params"] if p.requires_grad]
     require(bool(pairs), "params holds no trainable parameter")
     return [p for p, _ in pairs], [rho for _, rho in pairs]

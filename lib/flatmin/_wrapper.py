@@ -123,9 +123,7 @@ class Wrapper(Optimizer):
                     group.setdefault(name, present[name])
             self._check(groups)
             if noise is not None and self.generator is not None:
-                noise = noise.cpu()
-                Generator(self.generator.device).set_state(noise)  # raises before anything changes
-                self.generator.set_state(noise)
+                self.generator.set_state(noise.cpu())  # refuses a bad one before anything changes
         super().__setstate__(state)
         shared = {"state": self.state, "param_groups": self.param_groups}
         self.base_optimizer.__setstate__(shared)

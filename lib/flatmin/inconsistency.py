@@ -86,8 +86,10 @@ def local_inconsistency(
     training flags, and the global random state.
 
     Args:
-        model: the network f(·, θ); of one in ``DistributedDataParallel`` the inner module counts,
-            and every rank measures its own inputs.
+        model: the network f(·, θ); of one in ``DistributedDataParallel`` the inner module counts.
+            Every rank measures its own inputs, with a δ of its own: the mean over the ranks is at
+            least the S_ρ of all their inputs together, which one rank measures by itself, given a
+            ``DataLoader`` without the distributed sampler.
         inputs: one batch, or a re-iterable stream of batches (a list, a ``DataLoader``), over which
             E_x is averaged with every example weighted alike. A batch of a stream that is a *list*,
             as a ``DataLoader`` makes of labelled examples, counts as ``[x, labels, ...]``: the

@@ -21,7 +21,8 @@ Lightning's automatic optimization (attach the network, not the LightningModule,
 ``configure_optimizers``), for accelerate and timm, with accumulation, clipping, schedulers, mixed
 precision, checkpointing (``use_reentrant=False``) and ``torch.compile``. The loop sees the loss at
 θ + δ. SAM climbs by the loss that the model returns, or by ``attach(model, loss=...)`` of what it
-returns; IAM-D adds β S_ρ to the loss that it returns. Evaluation and ``no_grad`` are plain passes.
+returns, IAM-S by its logits or ``attach(model, outputs=...)``; IAM-D adds β S_ρ to the loss that it
+returns. Evaluation and ``no_grad`` are plain passes.
 
 **With a closure** that runs the forward pass and no backward::
 
@@ -45,7 +46,8 @@ For IAM-D add :class:`flatmin.penalty.InconsistencyPenalty` to the loss, under a
 **Many processes.** ``DistributedDataParallel``: attach it, or give it as ``module``; only the last
 backward pass is reduced, each rank climbs on its own examples, with ``sync=True`` all by their
 common gradient. ``fully_shard``: after it make the optimizer, with ``module=model`` or attached;
-the climb is common to all ranks, whose generators must agree (by default they do).
+the climb is common to all ranks, whose generators must agree (by default they do). The older
+``FullyShardedDataParallel`` is refused.
 
 **Dropout** draws one mask for all passes of a step. A climb by a gradient that is zero or not
 finite stays at θ, a step by one that is not finite counts as one of zero: ``optimizer.stayed`` and
@@ -64,7 +66,7 @@ from torch.optim.optimizer import ParamsT
 from flatmin._attach import Attachment, Penalised, read
 from flatmin._check import check_beta, require
 from flatmin._climber import Climber, Passes
-from flatmin._function import logits_of
+from flatmin._function import Outputs, logits_of
 from flatmin._tangent import SIGMA, new_generator
 from flatmin._visit import Visit, targets
 from flatmin._wrapper import Base, Setting
@@ -147,7 +149,8 @@ class SAM(Climber):
             loss: from what the model returns to the loss, up to a factor; left out, the model has
                 to return the loss, or something with ``.loss``.
         """
-        return self._attach(model, Attachment, loss or (lambda outputs: outputs))
+        by: Outputs | None = None if loss is None else lambda returned, _batch: loss(returned)
+        return self._attach(model, Attachment, by)
 
 
 class IAMS(Climber):
@@ -198,6 +201,7 @@ class IAMS(Climber):
 
     _settings: ClassVar[tuple[str, ...]] = ("rho", "sigma", "steps", "divergence", "direction")
     sigma, steps, divergence, direction = Setting(), Setting(), Setting(), Setting()
+    _attachment: ClassVar[type[Attachment]] = Attachment
 
     def __init__(
         self,
@@ -235,6 +239,18 @@ class IAMS(Climber):
     def _check_reference(self, reference: Tensor) -> None:
         divergence_named(self.divergence).rows(reference)
 
+    def attach(self, model: nn.Module, *, outputs: Outputs | None = None) -> Attachment:
+        """Climb in the model's forward, see :meth:`Climber.attach`.
+
+        Args:
+            model: the model that the loop calls. For IAM-D, which adds β S_ρ to its loss, it has to
+                return that, as ``.loss`` or ``["loss"]`` beside its logits.
+            outputs: ``(what the model returns, batch) -> tensor`` to climb by, such as the logits
+                of tokens with a label; by default the model's tensor or logits. The batch is the
+                dict of keyword arguments, or without any the one argument or the tuple of them.
+        """
+        return self._attach(model, self._attachment, outputs)
+
 
 class IAMD(IAMS):
     """IAM-D: minimises L(θ) + β S_ρ(θ) (Kim et al. 2026, Algorithm 2).
@@ -270,6 +286,7 @@ class IAMD(IAMS):
 
     _settings: ClassVar[tuple[str, ...]] = (*IAMS._settings, "beta")
     beta = Setting()
+    _attachment = Penalised
     _steps_by_there = False
     _needs = (
         "IAMD steps by a closure, or after a training forward of a model given to attach():"
@@ -297,6 +314,7 @@ class IAMD(IAMS):
         visit, reference = self._depart(passes.objective, self._module)
         try:
             moved, there = self._far_side(visit, reference)
+            del reference  # as large as the logits, and not needed any more
             loss, logits = passes.run()
             # After the forward, which may zero .grad; before backward, which reduces over ranks.
             for p, g in zip(visit.params, there, strict=True):
@@ -318,12 +336,3 @@ class IAMD(IAMS):
     def _penalty(self, outputs: Tensor, moved: Tensor) -> Tensor:
         divergence, beta = divergence_named(self.divergence), float(self.beta)
         return divergence.total(outputs, moved) * beta / divergence.count(outputs)
-
-    def attach(self, model: nn.Module) -> Attachment:
-        """Add β S_ρ to the loss that the model returns, see :meth:`Climber.attach`.
-
-        Args:
-            model: the model that the loop calls. It has to return its loss, as ``.loss`` or
-                ``["loss"]`` beside its logits; that loss is what the loop sees, β S_ρ added.
-        """
-        return self._attach(model, Penalised, lambda outputs: outputs)

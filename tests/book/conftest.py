@@ -3,7 +3,7 @@ import textwrap
 
 import pytest
 
-from _tools.chapters import HERE, Book
+from _tools.chapters import HERE, Book, first_cell
 from _tools.execute import execute
 
 HEADER = """\
@@ -74,11 +74,15 @@ class Tiny:
             cell if cell.startswith("\n```") else f"\n```{{code-cell}} ipython3\n{cell}\n```\n"
             for cell in cells
         )
-        self.write(f"book/{name}.md", header.replace("BOOTSTRAP", self.book.bootstrap()) + body)
+        self.write(f"book/{name}.md", header.replace("BOOTSTRAP", first_cell()) + body)
         return next(chapter for chapter in self.book.chapters if chapter.name == name)
 
     def execute(self, *names, tier="ci", everything=False, jobs=2):
         return execute(self.book, list(names), tier=tier, everything=everything, jobs=jobs)
+
+    def remote(self, address):
+        """Let it be a clone of ``address``."""
+        subprocess.run(["git", "config", "remote.origin.url", address], cwd=self.root, check=True)
 
     def track(self):
         subprocess.run(["git", "add", "-A"], cwd=self.root, check=True)
@@ -88,7 +92,7 @@ class Tiny:
 def tiny(tmp_path, monkeypatch):
     tiny = Tiny(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))  # for the kernels
-    tiny.write("_config.yml", "repository: {url: https://github.com/a/b, branch: main}\n")
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
     tiny.write("_toc.yml", "root: part/01-one.ipynb\n")
     tiny.write("README.md", "# Tiny\n")
     tiny.write("lib/tiny/__init__.py", "")
@@ -97,4 +101,5 @@ def tiny(tmp_path, monkeypatch):
     claim = HERE.claims["B.2-sharpness"] | {"chapter": "part/01-one"}
     tiny.write("book/claims.yml", f"B.2-sharpness: {claim}\n")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    tiny.remote("https://github.com/a/b.git")
     return tiny

@@ -25,18 +25,19 @@ def test_what_check_finds_after_each_kind_of_damage(tiny):
         return "\n".join(said)
 
     md, twin = "book/part/01-one.md", "book/part/01-one.ipynb"
-    colab = "https://colab.research.google.com/github/a/b/blob/main/book/part/"
+    colab = "https://colab.research.google.com/github/a/b/blob/launch/book/part/"
     assert "tiny.rule changed; run make execute" in found("lib/tiny/rule.py", "2", "2.5")
     assert "its code changed; run make execute" in found(md, "[0, SLOPE])", "[1, SLOPE])")
     assert "out of step; run make execute" in found(md, "What does", "What would")
-    assert "run make bootstrap" in found("_config.yml", "a/b", "a/c")
+    tiny.remote("git@github.com:somebody/else.git")  # a fork
+    assert problems(tiny.book) == []
     assert "run make bootstrap" in found(md, "# On Colab", "# At Colab")
     assert "changed by hand; run make execute --all" in found(twin, "B.2-sharpness: rep", "x rep")
     assert "was not executed; run make execute" in found(
         twin, '"execution_count": 2', '"execution_count": null'
     )
     assert "has no alt text" in found(twin, '"alt": "A rising line."', '"alt": ""')
-    assert "keeps no data" in found(twin, '"figures": [\n    "fig-line"\n   ]', '"figures": []')
+    assert "keeps no data" in found(twin, '"figures": {\n    "fig-line"', '"figures": {"fig-x"')
     assert "points to no tracked file" in found("README.md", "# Tiny", f"{colab}02-two.ipynb")
     assert "to no tracked" not in "\n".join(problems(tiny.book))
     assert "02-two.ipynb does not exist" in found("_toc.yml", "01-one", "02-two")
@@ -44,6 +45,11 @@ def test_what_check_finds_after_each_kind_of_damage(tiny):
     data.rename(data.with_suffix(".gone"))
     assert "the data of fig-line are missing" in "\n".join(problems(tiny.book))
     data.with_suffix(".gone").rename(data)
+    assert "the data of fig-line were changed by hand" in found(data, "1,2", "1,3")
+    flipped = found(twin, '"verdict": "reproduced"', '"verdict": "not reproduced"')
+    assert "printed is 'reproduced', stamped 'not reproduced'" in flipped
+    assert "its stamp gives 'B.2-sharpness: reproduced. 5e-09" in found(twin, ": 0.0,", ": 5e-9,")
+    assert "in the stamp or in the printed" in found(twin, '"B.2-sharpness": {', '"B.2-flat": {')
 
     claims = "book/claims.yml"
     tightened = found(claims, "'tolerance': {", "'tolerance': {'below': -1.0}, 'was': {")
@@ -58,6 +64,29 @@ def test_what_check_finds_after_each_kind_of_damage(tiny):
     assert "has no such claim" in found(claims, "B.2-sharpness:", "B.9: {planned: x}\nB.8:")
 
 
+def test_the_verdict_lines_of_intervals_and_of_what_cannot_be_tested_are_compared_too(tiny):
+    entry = tiny.book.claims["B.2-sharpness"] | {"tolerance": {"below": 1.0}}
+    claims = {"B.1": entry, "B.2": entry, "B.3": entry}
+    tiny.write("book/claims.yml", json.dumps(claims))
+    tiny.write("lib/tiny/claims.py", f"CLAIMS = {claims!r}\n")
+    chapter = tiny.chapter(
+        "part/01-one",
+        "from flatbook.claims import Claim\nfrom tiny.claims import CLAIMS\n"
+        "Claim('B.1', CLAIMS['B.1']).check(0.5, interval=(0.4, 0.6))\n"
+        "Claim('B.2', CLAIMS['B.2']).check(0.5, interval=(0.4, 1.6))\n"
+        "Claim('B.3', CLAIMS['B.3']).untestable('No difference.')",
+    )
+    assert tiny.execute() == 0
+    tiny.track()
+    assert problems(tiny.book) == []
+    good = chapter.twin.read_text()
+    assert "0.6" in good
+    chapter.twin.write_text(good.replace("     0.6\n", "     0.7\n"))
+    (said,) = problems(tiny.book)
+    assert "printed is 'B.1: reproduced. 0.5 [0.4, 0.6]" in said
+    assert "its stamp gives 'B.1: reproduced. 0.5 [0.4, 0.7]" in said
+
+
 def test_a_hand_made_error_or_warning_in_an_output_is_found(tiny):
     chapter = tiny.chapter("part/01-one", "import warnings\nwarnings.warn('careful')")
     assert tiny.execute() == 0
@@ -68,3 +97,11 @@ def test_a_hand_made_error_or_warning_in_an_output_is_found(tiny):
     ]
     chapter.twin.write_text(json.dumps(notebook))
     assert any("holds the error ValueError; mend it" in problem for problem in problems(tiny.book))
+
+
+def test_a_verdict_by_interval_and_a_failed_gate_are_in_step(tiny):
+    for call in ("check(0.0, interval=(-1.0, 1.0))", "untestable('No gate.')"):
+        tiny.chapter("part/01-one", f'from flatbook import claim\nclaim("B.2-sharpness").{call}')
+        assert tiny.execute() == 0
+        tiny.track()
+        assert problems(tiny.book) == []

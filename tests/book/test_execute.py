@@ -5,10 +5,12 @@ import sys
 import time
 
 import nbformat
+import psutil
 import pytest
 
 from _tools.chapters import HERE
 from _tools.execute import stale
+from _tools.stamp import digest
 
 
 def contents(tiny):
@@ -23,7 +25,7 @@ def test_a_chapter_lives_from_its_first_run_to_a_change_of_the_library(tiny, cap
     executed = chapter.executed()
     stamp = executed.metadata["stamp"]
     assert stamp["claims"] == {"B.2-sharpness": {"value": 0.0, "verdict": "reproduced"}}
-    assert stamp["figures"] == ["fig-line"]
+    assert stamp["figures"] == {"fig-line": digest("x,y\n0,0\n1,2\n")}
     assert set(stamp["library"]) == {"tiny", "tiny.rule"}
     assert (chapter.data / "fig-line.csv").read_text() == "x,y\n0,0\n1,2\n"
     assert not (set(executed.metadata) - {"kernelspec", "language_info", "stamp"})
@@ -71,13 +73,16 @@ def test_a_failing_chapter_is_named_and_the_rest_stays_intact(tiny, capsys):
     assert "2" in good.executed().cells[2].outputs[0].text
 
 
-def test_killed_at_any_moment_the_old_notebook_stays(tiny):
+@pytest.mark.parametrize("killed", ["all", "the tool alone"])
+def test_killed_at_any_moment_the_old_notebook_stays_and_nothing_runs_on(tiny, killed):
     chapter = tiny.chapter("part/01-one", "print(1)")
     assert tiny.execute() == 0
     old = contents(tiny)
     tiny.chapter(
         "part/01-one",
-        "import pathlib, time; pathlib.Path('started').touch(); time.sleep(60)",
+        "import os, pathlib, time\n"
+        "pathlib.Path('part').write_text(f'{os.getpid()} {os.getppid()}')\n"
+        "pathlib.Path('part').rename('started'); time.sleep(600)",
     )
     text = chapter.path.read_bytes()
     code = (
@@ -91,13 +96,15 @@ def test_killed_at_any_moment_the_old_notebook_stays(tiny):
     environment = {**os.environ, "PYTHONPATH": str(HERE.pages)}
     process = subprocess.Popen([sys.executable, script], env=environment, start_new_session=True)
     started = tiny.book.pages / "part" / "started"
-    for _ in range(300):
+    for _ in range(1200):
         if started.exists():
             break
         time.sleep(0.1)
     assert started.exists(), "the kernel never came up"
-    os.killpg(process.pid, signal.SIGKILL)
+    running = [psutil.Process(int(number)) for number in started.read_text().split()]
+    (os.killpg if killed == "all" else os.kill)(process.pid, signal.SIGKILL)
     process.wait()
+    assert psutil.wait_procs(running, timeout=60)[1] == [], "the kernel or its worker runs on"
     started.unlink()
     assert contents(tiny) == {**old, chapter.path: text}
 

@@ -10,12 +10,14 @@ from hashlib import sha256
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.optim import SGD, AdamW
 
 from flatlab.data.augment import colour_jitter, crop, cutout, flip, grey, rand_augment, resized_crop
-from flatlab.models import WideResNet, cnn_bn, mlp
+from flatlab.models import WideResNet, cnn3, cnn_bn, mlp
 from flatmin.curvature import (
     fisher_trace,
     hessian_trace,
@@ -63,6 +65,11 @@ def network(settings, kind):
     generator = stream(settings.seed, "init")
     if settings.model == "cnn-bn":
         model = cnn_bn(kind.channels, kind.classes, generator=generator)
+    elif settings.model == "cnn3-8-flat":
+        model = cnn3(kind.channels, kind.classes, width=8, flat=kind.size, generator=generator)
+        if settings.loop == "simclr":
+            projector = mlp([32, 128, 64], generator=stream(settings.seed, "projector"))
+            return nn.Sequential(model[:-1], projector).to(FLOAT)
     else:
         model = WideResNet(10, 1, kind.classes, kind.channels, generator=generator)
     if settings.loop == "simclr":
@@ -117,10 +124,20 @@ def strong(images, generator):
     return cutout(rand_augment(weak(images, generator), generator), generator)
 
 
+def grey_strong(images, generator):
+    return cutout(rand_augment(weak(images, generator), generator, times=1), generator)
+
+
 def view(images, generator):
     return grey(
         colour_jitter(flip(resized_crop(images, generator), generator), generator), generator
     )
+
+
+def grey_view(images, generator):
+    window = flip(resized_crop(images, generator, scale=(0.3, 1)), generator)
+    dimmed = colour_jitter(window, generator, saturation=0, hue=0)
+    return cutout(dimmed, generator, largest=0.4)
 
 
 def few_of_each(labels, count, seed):
@@ -134,7 +151,8 @@ def few_of_each(labels, count, seed):
 def losses_of(settings, model, x, y, u, generator, kind):
     """Images in one pass, and from their logits the labelled loss, the other, what IAM sees."""
     if settings.loop == "simclr":
-        images = torch.cat([through([view], x, generator, kind) for _ in range(2)])
+        seen = grey_view if settings.data == "fashion-mnist-14" else view
+        images = torch.cat([through([seen], x, generator, kind) for _ in range(2)])
 
         def parts():
             z, n = normalize(model(images)), len(x)
@@ -147,7 +165,8 @@ def losses_of(settings, model, x, y, u, generator, kind):
 
     elif settings.loop == "fixmatch":
         images = [through([weak], x, generator, kind), through([weak], u, generator, kind)]
-        images = torch.cat([*images, through([strong], u, generator, kind)])
+        hardest = grey_strong if settings.data == "fashion-mnist-14" else strong
+        images = torch.cat([*images, through([hardest], u, generator, kind)])
 
         def parts():
             logits = model(images)
@@ -162,16 +181,24 @@ def losses_of(settings, model, x, y, u, generator, kind):
         if settings.augment:
             images = through(kind.standard, images, generator, kind)
 
-        def parts():
-            logits = model(images)
-            smooth = settings.label_smoothing
-            return cross_entropy(logits[: len(x)], y, label_smoothing=smooth), 0.0, logits
+        def parts(count=None):
+            logits = model(images[:count])
+            own, smooth = logits[: len(x)], settings.label_smoothing
+            return cross_entropy(own, y[:count], label_smoothing=smooth), 0.0, logits
 
     return parts
 
 
-def take_step(settings, optimizer, parts):
+def take_step(settings, optimizer, parts, y):
     """Returns the loss at θ."""
+    if count := settings.climb_batch:
+        part = 0 if "SAM" in settings.method else 2
+        with optimizer.perturbed(lambda: parts(count)[part]) as there:
+            parts()[0].backward()
+        optimizer.step()
+        smooth = settings.label_smoothing
+        loss = cross_entropy(there, y[:count], label_smoothing=smooth) if part else there
+        return loss.item()
     if settings.loop == "fixmatch" and "SAM" in settings.method:
         with optimizer.perturbed(lambda: parts()[0]) as loss:
             parts()[0].backward()
@@ -193,11 +220,13 @@ def take_step(settings, optimizer, parts):
 
 
 def probe(settings, encoder, train, test):
-    """A linear layer on frozen features by AdamW, in order of its own; its test error."""
+    """The test error of a linear layer on frozen features; by AdamW in an order of its own."""
     (x, y), (x_test, y_test) = train, test
     with torch.no_grad():
-        features, held_out = encoder(x), encoder(x_test)
-    layer = mlp([64, int(y.max()) + 1], generator=stream(0, "probe")).to(FLOAT)
+        features, held_out = encoder(x).flatten(1), encoder(x_test).flatten(1)
+    if settings.probe == "LBFGS":
+        return logistic(features.numpy(), y.numpy(), held_out.numpy(), y_test.numpy())
+    layer = mlp([features.shape[1], int(y.max()) + 1], generator=stream(0, "probe")).to(FLOAT)
     optimizer = AdamW(layer.parameters(), lr=1e-3)
     steps = max(1, 20 * len(y) // 256)
     for _, chosen in zip(range(steps), order(len(y), 256, 0), strict=False):
@@ -205,6 +234,38 @@ def probe(settings, encoder, train, test):
         cross_entropy(layer(features[chosen]), y[chosen]).backward()
         optimizer.step()
     return (layer(held_out).argmax(1) != y_test).to(FLOAT).mean().item()
+
+
+def logistic(x, y, x_test, y_test):
+    """By SciPy, with the penalty that does best on a fifth; its test error."""
+    mean, std = x.mean(0), np.maximum(x.std(0, ddof=1), 1e-6)
+    x, x_test, fifth = (x - mean) / std, (x_test - mean) / std, len(y) // 5
+    features, classes = x.shape[1], y.max() + 1
+
+    def fitted(x, y, penalty):
+        ones, rows = np.ones((len(y), 1)), np.arange(len(y))
+        x = np.hstack([x, ones])
+        penalties = penalty * np.append(np.ones(features), 0)[:, None]
+
+        def loss(flat):
+            w = flat.reshape(-1, y.max() + 1)
+            error = softmax(x @ w, 1)
+            error[rows, y] -= 1
+            value = -log_softmax(x @ w, 1)[rows, y].mean() + (penalties * w**2).sum() / 2
+            return value, (x.T @ error / len(y) + penalties * w).ravel()
+
+        start = np.zeros((features + 1) * (y.max() + 1))
+        options = {"maxiter": 5000, "ftol": 0, "gtol": 1e-8}
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+        return found.x.reshape(features + 1, -1)
+
+    def missed(w, x, y):
+        return np.mean((x @ w[:-1] + w[-1]).argmax(1) != y)
+
+    assert classes == y[:-fifth].max() + 1
+    grid = [0.1, 0.01, 0.001, 0.0001]
+    held_out = [missed(fitted(x[:-fifth], y[:-fifth], p), x[-fifth:], y[-fifth:]) for p in grid]
+    return float(missed(fitted(x, y, grid[int(np.argmin(held_out))]), x_test, y_test))
 
 
 def wrong(model, x, y, guesses=1):
@@ -238,6 +299,9 @@ def run(settings, kind, data):
     model = network(settings, kind)
     optimizer = optimizer_of(settings, model)
     average, generator = None, stream(settings.seed, "augmentation")
+    known_x, known_y = x, y
+    if settings.loop == "simclr":
+        x, y = train
     batches = order(len(y), settings.batch_size, settings.seed)
     pool = order(len(images), max(settings.unlabelled_batch_size, 1), settings.seed, "unlabelled")
     losses, looks, every = [], [], min(epoch, RECORD_EVERY)
@@ -252,7 +316,7 @@ def run(settings, kind, data):
         chosen = next(batches)
         u = images[next(pool)] if settings.unlabelled_batch_size else None
         parts = losses_of(settings, model, x[chosen], y[chosen], u, generator, kind)
-        losses.append(take_step(settings, optimizer, parts))
+        losses.append(take_step(settings, optimizer, parts, y[chosen]))
         if settings.ema and average is None:
             average = copy.deepcopy(model)
         elif settings.ema:
@@ -272,7 +336,7 @@ def run(settings, kind, data):
             due = due or ended
         losses = []
         if due and settings.loop == "simclr":
-            look["error"] = probe(settings, shown[0], (x, y), held_out)
+            look["error"] = probe(settings, shown[0], (known_x, known_y), held_out)
         elif due:
             look |= {"error": wrong(shown, *held_out), "error_top5": wrong(shown, *held_out, 5)}
             S = local_inconsistency(shown, [*held_out[0][:LOOK_AT].split(AT_ONCE)], rho=0.1)
@@ -284,7 +348,11 @@ def run(settings, kind, data):
             break
     final = {}
     shown = (average or model).eval()
-    if settings.loop != "simclr":
+    if settings.loop == "simclr":
+        rows = {"pixels": nn.Flatten(), "untrained": network(settings, kind).eval()[0]}
+        for name, encoder in rows.items():
+            final[f"error_{name}"] = probe(settings, encoder, (known_x, known_y), held_out)
+    else:
         final["train_error"] = wrong(shown, x, y)
         if settings.curvature:
             few, others = [x[:LOOK_AT], y[:LOOK_AT]], held_out[0][:LOOK_AT]

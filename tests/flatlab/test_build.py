@@ -15,8 +15,8 @@ from flatlab.settings import load_recipe, recipes
 def test_unknown_models_are_refused():
     with pytest.raises(ValueError, match=r"model must be cnn-bn, .* got 'lenet'"):
         build_model(replace(SMALL, model="lenet"))
-    with pytest.raises(ValueError, match="model must be residual for simclr, got 'cnn6'"):
-        build_model(replace(SMALL, model="cnn6", loop="simclr"))
+    with pytest.raises(ValueError, match="model must be convolutional for simclr, got 'vit'"):
+        build_model(replace(SMALL, model="vit", loop="simclr"))
 
 
 @pytest.mark.parametrize(("data", "size"), [("imagenet", 7), ("cifar-10", 3)])
@@ -30,6 +30,7 @@ def test_the_small_networks_go_by_their_names():
     # 9 weights a pair of channels, 2 of batch norm a channel, and the last layer.
     sizes = {"cnn-bn": 3778, "cnn3": 24_058, "cnn3-6": 54 + 648 + 2592 + 84 + 250}
     sizes |= {"cnn3-6-plain": sizes["cnn3-6"] - 84, "cnn3-plain": 24_058 - 224}
+    sizes |= {"cnn3-24-group": 53_362, "cnn3-24-flat": 53_362 + 960 * 15}  # 16 pixels are left
     for name, size in sizes.items():
         model = build_model(replace(settings, model=name))
         assert sum(p.numel() for p in model.parameters()) == size
@@ -42,7 +43,8 @@ def test_a_recipe_builds_its_network_at_full_size(recipe):
         with torch.device("meta"):
             model = build_model(settings).to("meta")
             outputs = model(torch.empty(2, kind.channels, kind.size, kind.size))
-        assert outputs.shape == (2, 128 if settings.loop == "simclr" else kind.classes)
+        projected = 64 if settings.model.startswith("cnn") else 128
+        assert outputs.shape == (2, projected if settings.loop == "simclr" else kind.classes)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

@@ -215,7 +215,7 @@ def test_vision_transformer_by_hand():
         torch.testing.assert_close(model.train(training)(images), logits)
 
 
-@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("norm", ["batch", None])
 @pytest.mark.parametrize("width", [16, 5])
 def test_cnn3_by_hand(width, norm):
     model = shaken(cnn3(2, 4, width=width, norm=norm, generator=seeded()))
@@ -228,6 +228,28 @@ def test_cnn3_by_hand(width, norm):
         z = (normalised(z, model[i + 1]) if norm else z).relu()
     logits = linear(z.mean((2, 3)), model[-1].weight, model[-1].bias)
     torch.testing.assert_close(model(x), logits)
+
+
+@pytest.mark.parametrize("flat", [None, 14])
+@pytest.mark.parametrize("norm", ["batch", "group", None])
+def test_cnn3_with_another_norm_and_end_by_hand(norm, flat):
+    model = shaken(cnn3(2, 4, width=8, norm=norm, flat=flat, generator=seeded()))
+    layers = [m for m in model if list(m.parameters())]
+    z = x = torch.randn(3, 2, 14, 14, generator=seeded(), dtype=torch.float64)
+    for width in (8, 16, 32):
+        z = conv2d(z, layers.pop(0).weight, stride=2, padding=1)
+        if norm == "batch":
+            z = normalised(z, layers.pop(0))
+        elif norm == "group":
+            groups, layer = z.view(3, 8, -1), layers.pop(0)
+            mean, var = groups.mean(2, keepdim=True), groups.var(2, keepdim=True, correction=0)
+            z = ((groups - mean) / (var + 1e-5).sqrt()).view_as(z)
+            z = z * layer.weight.view(-1, 1, 1) + layer.bias.view(-1, 1, 1)
+        assert z.shape[1] == width
+        z = z.relu()
+    z = z.mean((2, 3)) if flat is None else z.flatten(1)
+    torch.testing.assert_close(model(x), linear(z, layers[0].weight, layers[0].bias))
+    assert len(layers) == 1
 
 
 def test_cnn_bn_by_hand():
@@ -251,9 +273,10 @@ def test_cnn_bn_size():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: cnn3(width=0), "width must be at least 1, not 0"),
         (lambda: resnet(34), "depth must be 18 or 50, not 34"),
         (lambda: resnet(18, stem="tiny"), "stem must be .*'tiny'"),
+        (lambda: cnn3(width=0), "width must be at least 1, not 0"),
+        (lambda: cnn3(width=12, norm="group"), "width must be a multiple of 8 for group norm"),
         (lambda: vit(30, 4), "image_size must be a multiple of 4, not 30"),
         (lambda: vit(32, 4, 100, 2, 3), "width must be a multiple of the 3 heads"),
     ],

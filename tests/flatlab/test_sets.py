@@ -9,8 +9,9 @@ from torchvision import datasets
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms._presets import ImageClassification
 
+from flatlab import sets
 from flatlab.data import MEAN, STD, fashion_mnist
-from flatlab.data.augment import STANDARD, crop
+from flatlab.data.augment import GREY_STRONG, GREY_VIEW, STANDARD, STRONG, VIEW, crop
 from flatlab.data.images import STATISTICS, _window
 from flatlab.sets import KINDS, Place, read, stack
 from flatlab.settings import Settings
@@ -20,6 +21,7 @@ from flatlab.streams import stream
 PUBLISHED = {
     "fashion-mnist-part": (10, 1, 28, 6_000, 2_000, 1_000),
     "fashion-mnist": (10, 1, 28, 60_000, 10_000, 6_000),
+    "fashion-mnist-14": (10, 1, 14, 60_000, 10_000, 6_000),
     "cifar-10": (10, 3, 32, 50_000, 10_000, 5_000),
     "cifar-100": (100, 3, 32, 50_000, 10_000, 5_000),
     "svhn": (10, 3, 32, 73_257, 26_032, 7_320),
@@ -44,6 +46,8 @@ def test_kinds_are_as_published(data):
     assert sizes == PUBLISHED[data]
     expected = {"svhn": (crop,), "imagenet": ()}.get(data, STANDARD)
     assert kind.standard == expected
+    small = data == "fashion-mnist-14"
+    assert (kind.strong, kind.view) == ((GREY_STRONG, GREY_VIEW) if small else (STRONG, VIEW))
     if data in PIXELS:
         assert (kind.mean, kind.std) == PIXELS[data]
 
@@ -59,6 +63,20 @@ def test_fashion_mnist_is_normalised():
     images = fashion_mnist("train").images * STD + MEAN  # pixels in 0…1
     assert images.mean().item() == pytest.approx(0.286, abs=2e-3)
     assert images.std().item() == pytest.approx(0.353, abs=2e-3)
+
+
+def test_fashion_mnist_at_half_its_size_is_normalised_again(monkeypatch):
+    monkeypatch.setattr(sets, "fashion_mnist", lambda split, **_: fashion_mnist(split))
+    sets._tensors.cache_clear()
+    images, labels = read(settings_of("fashion-mnist-14"), "train", Place())
+    sets._tensors.cache_clear()
+    whole = fashion_mnist("train")
+    assert torch.equal(labels, whole.labels)
+    pixels = (whole.images * STD + MEAN).view(5000, 1, 14, 2, 14, 2).mean((3, 5))
+    kind = KINDS["fashion-mnist-14"]
+    torch.testing.assert_close(images * kind.std[0] + kind.mean[0], pixels)
+    assert images.mean().item() == pytest.approx(0, abs=0.01)
+    assert images.std().item() == pytest.approx(1, abs=0.01)
 
 
 def test_windows_are_those_of_torchvision():

@@ -66,6 +66,19 @@ def test_changes_are_told_in_the_names():
         ({"rho": 0.0}, "rho must be positive for IAM-D"),
         ({"method": "SGD"}, "rho must be left out for SGD, got 0.1"),
         ({"loop": "fixmatch"}, "unlabelled_batch_size must be positive"),
+        ({"method": "IAM-D", "climb_batch": 4}, "climb_batch is for .* IAM-D in supervised"),
+        (
+            {"method": "SGD", "rho": 0.0, "climb_batch": 4},
+            "climb_batch is for .* SGD in supervised",
+        ),
+        (
+            {"method": "IAM-S", "loop": "simclr", "climb_batch": 4},
+            "climb_batch is for .* IAM-S in simclr",
+        ),
+        (
+            {"method": "IAM-S", "climb_batch": 129},
+            "climb_batch must be at most batch_size=128, got 129",
+        ),
         ({"loop": "simclr", "until": 0.1}, "until must be left out for simclr"),
     ],
 )
@@ -85,7 +98,7 @@ def test_whole_numbers_do_for_real_ones():
 
 def test_files_that_are_no_recipe(tmp_path):
     path = tmp_path / "mine.toml"
-    with pytest.raises(FileNotFoundError, match=r"no recipe table9; there are \['demo'"):
+    with pytest.raises(FileNotFoundError, match=r"no recipe table9; there are .*'demo'"):
         load_recipe("table9")
     for text, message in [
         ("lr = ", "is not a TOML file"),

@@ -95,8 +95,14 @@ def test_a_method_in_a_loop_by_hand(method, loop, small):
         {"base": "AdamW", "lr": 0.01},
         {"validate": False, "labels": 0, "steps_per_epoch": 0, "unlabelled_batch_size": 0},
         {"augment": False, "ema": 0.0, "label_smoothing": 0.0, "halve_rho": 0, "look": 1},
+        {"method": "IAM-S", "climb_batch": 3},
+        {"method": "score-S", "climb_batch": 3, "unlabelled_batch_size": 0},
+        {"method": "SAM", "climb_batch": 3},
         {"loop": "fixmatch", "ema": 0.0, "augment": False},
         {"loop": "simclr", "validate": False, "labels": 0, "base": "AdamW"},
+        {"loop": "simclr", "probe": "LBFGS", "model": "cnn3-8-flat", "data": "fashion-mnist-14"},
+        {"loop": "simclr", "probe": "LBFGS", "labels": 0},
+        {"loop": "fixmatch", "data": "fashion-mnist-14"},
     ],
     ids=str,
 )
@@ -116,7 +122,8 @@ def of_recipes():
             size["warmup"] = int(settings.warmup > 0)
             size["halve_rho"] = int(settings.halve_rho > 0)
             small = replace(settings, **size)
-            told = astuple(replace(small, data="svhn" if small.data == "svhn" else "cifar-10"))
+            own = small.data if small.data in ("svhn", "fashion-mnist-14") else "cifar-10"
+            told = astuple(replace(small, data=own))
             if told not in seen:  # many recipes differ in data and network alone
                 yield pytest.param(small, id=f"{recipe}-{method}")
             seen.add(told)
@@ -132,7 +139,7 @@ def test_the_probe_takes_twenty_epochs(monkeypatch):
     epochs = []
     monkeypatch.setattr(module, "linear_probe", lambda *_, **kwargs: epochs.append(kwargs) or 0.5)
     conducted(settings_of("SGD", "simclr"))
-    assert epochs == [{"epochs": 20}] * 2
+    assert epochs == [{"epochs": 20}] * 4  # two looks, pixels, an untrained encoder
 
 
 # Each setting decides something.
@@ -164,12 +171,14 @@ CHANGES = {
     "rho": ({}, 0.2),
     "beta": ({}, 0.8),
     "climb": ({}, 1),
+    "climb_batch": ({"method": "IAM-S", "climb_batch": 2}, 3),
     "sigma": ({}, 5.0),
     "halve_rho": ({}, 0),
     "threshold": ({"loop": "fixmatch"}, 0.9),
     "unlabelled_weight": ({"loop": "fixmatch", "threshold": 0.1}, 0.7),
     "ema": ({}, 0.7),
     "temperature": ({"loop": "simclr"}, 0.4),
+    "probe": ({"loop": "simclr"}, "LBFGS"),
     "curvature": ({}, False),
 }
 #: What decides elsewhere, and the test that fails when it is ignored there.

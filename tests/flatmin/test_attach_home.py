@@ -221,6 +221,70 @@ def test_sam_takes_the_loss_from_the_logits():
     torch.testing.assert_close(theta_of(case), theta_of(twin), rtol=0, atol=0)
 
 
+class Masked(Labelled):
+    """A masked language model: rows without a label have no part in the loss."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> SimpleNamespace:
+        outputs = super().forward(x, labels)
+        outputs.loss = cross_entropy(outputs.logits[labels >= 0], labels[labels >= 0])
+        return outputs
+
+
+SELECTED = {
+    "keywords": (
+        lambda model, case: model(x=case.inputs, labels=case.targets),
+        lambda returned, batch: returned.logits[batch["labels"] >= 0],
+    ),
+    "positional": (
+        lambda model, case: model(case.inputs, case.targets),
+        lambda returned, batch: returned.logits[batch[1] >= 0],
+    ),
+}
+
+
+@pytest.mark.parametrize("call", SELECTED)
+@pytest.mark.parametrize("kind", ["IAMS", "IAMD"])
+def test_the_climb_goes_by_the_outputs_that_are_selected(kind, call):
+    forward, outputs = SELECTED[call]
+    (case, _, _), (twin, _, _) = start(kind, "mlp"), start(kind, "mlp")
+    model, other = Masked(case.model), Masked(twin.model)
+    optimizer, reference = make(kind, model), make(kind, other)
+    case.targets[::2] = twin.targets[::2] = -100
+    optimizer.attach(model, outputs=outputs)
+    kept = twin.targets >= 0
+
+    def closure() -> tuple[Tensor, Tensor]:
+        returned = other(twin.inputs, twin.targets)
+        return returned.loss, returned.logits[kept]
+
+    for _ in range(2):
+        forward(model, case).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if kind == "IAMS":
+            with reference.perturbed(lambda: closure()[1]):
+                closure()[0].backward()
+            reference.step()
+        else:
+            reference.step(closure)
+        reference.zero_grad()
+    same_weights(model, other)
+
+
+def test_outputs_are_selected_from_a_batch_of_one_tensor():
+    case, twin = build("mlp", torch.float32), build("mlp", torch.float32)
+    optimizer, reference = make("IAMS", case.model), make("IAMS", twin.model)
+    optimizer.attach(case.model, outputs=lambda logits, x: logits[x[:, 0] > 0])
+    cross_entropy(case(), case.targets).backward()
+    optimizer.step()
+    some = twin.inputs[:, 0] > 0
+    assert 0 < some.sum() < len(some)
+    with reference.perturbed(lambda: twin()[some]):
+        closure_of(twin)()[0].backward()
+    reference.step()
+    same_weights(case.model, twin.model)
+
+
 def test_iam_d_needs_the_models_own_loss():
     case = build("mlp")
     optimizer = make("IAMD", case.model)

@@ -174,11 +174,14 @@ def test_a_radius_scheduled_out_of_range_is_refused(kind):
         optimizer.step(closure_of(case))
 
 
+@pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_step_without_closure_needs_perturbed_first(kind):
+def test_a_step_without_closure_needs_perturbed_first(kind, earlier):
     case = build("mlp")
     optimizer = MAKERS[kind](case.model.parameters())
     assert isinstance(optimizer, Climber)
+    if earlier:
+        optimizer.step(closure_of(case))
     case().sum().backward()
     with pytest.raises(RuntimeError, match="perturbed"):
         optimizer.step()
@@ -274,6 +277,13 @@ def test_a_flat_start_is_counted(kind):
     optimizer.step(closure_of(Case("flat", model, x, y)))
     assert optimizer.stayed == (kind != "random")
     assert optimizer.skipped == 0
+
+
+def test_a_slope_without_bound_is_counted():
+    w = nn.Parameter(torch.zeros(1))
+    optimizer = SAM([w], SGD, rho=0.1, lr=LR)
+    optimizer.step(lambda: w.sqrt().sum())
+    assert (optimizer.stayed, optimizer.skipped, w) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("kind", MAKERS)

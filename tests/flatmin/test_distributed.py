@@ -10,9 +10,10 @@ import torch.multiprocessing as mp
 from cases import Case, build
 from optimizers import KINDS, RHO, Labelled, closure_of, goes_by, grads_of, make, parts, theta_of
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from flatmin.inconsistency import local_inconsistency
 from flatmin.penalty import InconsistencyPenalty
 
 # DistributedDataParallel
@@ -168,6 +169,35 @@ def _piecewise(params, sigma, generator):
         torch.randn(p.shape, generator=generator, dtype=p.dtype) * (sigma / size**0.5)
         for p in params
     ]
+
+
+def _flattened(rank: int, address: str) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    refused = pytest.raises(NotImplementedError, match="fully_shard")
+    for original in (False, True):
+        case = _half(rank)
+        early = make("SAM", case.model, module=None)
+        model = FullyShardedDataParallel(
+            case.model, use_orig_params=original, device_id=torch.device("cpu")
+        )
+        for kind in KINDS:
+            with refused:
+                make(kind, model)
+        if original:  # else the optimizer holds parameters that are not the model's any more
+            with refused:
+                early.step(closure_of(case, model))
+        with refused:
+            local_inconsistency(model, case.inputs, rho=RHO)
+        with refused:
+            InconsistencyPenalty(model, rho=RHO)
+    dist.destroy_process_group()
+
+
+def test_flattened_parameters_are_refused_by_name(tmp_path):
+    from test_distributed import _flattened
+
+    mp.spawn(_flattened, args=(f"file://{tmp_path / 'rendezvous'}",), nprocs=2)
 
 
 SHARDED = {**{kind: {} for kind in KINDS}, "ASAM": {"adaptive": True}, "K=2": {"steps": 2}}

@@ -201,6 +201,7 @@ def test_a_state_of_the_plain_base_optimizer_loads(kind):
     closure_of(case)()[0].backward()
     plain.step()
     optimizer = MAKERS[kind](case.model.parameters())
+    optimizer.param_groups[0]["rho"] = RHO / 2  # by a schedule
     settings = {name: optimizer.param_groups[0][name] for name in optimizer._settings}
     optimizer.load_state_dict(plain.state_dict())
     group = optimizer.param_groups[0]

@@ -13,6 +13,8 @@ WEAK      the same with reflection in place of zeros: FixMatch's (Sohn et al. 20
 STRONG    WEAK, :func:`rand_augment`, :func:`cutout`: as FixMatch's but for the operation "equalize"
 VIEW      a resized crop, a flip, :func:`colour_jitter`, grey for one in five: SimCLR's with the
           settings of Kim et al. 2026
+GREY_...  STRONG and VIEW for small pictures without colour: one operation of
+          :func:`rand_augment`; :func:`cutout` in place of the grey
 ========  =====================================================================================
 
 Interpolation is bilinear, without antialiasing.
@@ -30,6 +32,8 @@ from torch import Generator, Tensor
 from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
 
 __all__ = [
+    "GREY_STRONG",
+    "GREY_VIEW",
     "STANDARD",
     "STRONG",
     "VIEW",
@@ -233,6 +237,13 @@ STANDARD = (crop, flip)
 WEAK = (partial(crop, mode="reflect"), flip)
 STRONG = (*WEAK, rand_augment, cutout)
 VIEW = (resized_crop, flip, colour_jitter, grey)
+GREY_STRONG = (*WEAK, partial(rand_augment, times=1), cutout)
+GREY_VIEW = (
+    partial(resized_crop, scale=(0.3, 1.0)),
+    flip,
+    partial(colour_jitter, saturation=0.0, hue=0.0),
+    partial(cutout, largest=0.4),
+)
 
 
 def _uniform(images: Tensor, generator: Generator) -> Tensor:

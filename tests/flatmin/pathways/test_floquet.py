@@ -92,10 +92,29 @@ def test_one_mode_at_the_edge_keeps_the_set_and_two_do_not():
     assert min(two) > 0.02
 
 
-def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"strengths of shape \(2, pathways\)"):
-        pair_hessian([3, 3], [[0.5, 0.5]], [1.0, 1.0])
-    with pytest.raises(ValueError, match="targets must be finite and positive, got 0"):
-        pair_hessian([3], [[0.5], [0.5]], [1.0, 0.0])
-    with pytest.raises(ValueError, match="step_size 9 takes a layer below zero"):
-        floquet_exponent([3], [[2.0], [1.0]], [1.0, 1.0], 9)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([3, 3], [[0.5, 0.5]], [1.0, 1.0]), r"strengths of shape \(2, pathways\)"),
+        ((3, [[0.5], [0.5]], [1.0, 1.0]), r"depths of shape \(pathways,\)"),
+        (([[3]], [[0.5], [0.5]], [1.0, 1.0]), r"depths of shape \(pathways,\)"),
+        (([3], [[0.5], [0.5]], [1.0, 1.0, 1.0]), "two targets"),
+        (([3], [[0.5], [0.5]], [1.0, 0.0]), "targets must be finite and positive, got 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pair_hessian(*arguments)
+
+
+@pytest.mark.parametrize("step_size", [-0.1, np.nan])
+def test_the_exponent_needs_a_step_of_positive_size(step_size):
+    with pytest.raises(ValueError, match="step_size must be finite and not negative"):
+        floquet_exponent([3], [[0.5], [0.5]], [1.0, 1.0], step_size)
+
+
+def test_a_step_just_past_zero_is_refused():
+    # At σ = 8 a layer is 2 and the residual 7: a step of 1/14 takes it to zero.
+    with pytest.raises(ValueError, match=r"step_size 0\.0715 takes a layer below zero"):
+        floquet_exponent([3], [[8.0], [1.0]], [1.0, 1.0], 0.0715)
+    floquet_exponent([3], [[8.0], [1.0]], [1.0, 1.0], 0.0714)

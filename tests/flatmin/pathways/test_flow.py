@@ -1,5 +1,7 @@
 """The flow against its conserved quantity, an explicit solver, and gradient descent."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,6 +69,29 @@ def test_gradient_descent_approaches_it_linearly_in_the_step(depths):
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
 
 
+def test_the_solver_is_given_the_jacobian_of_the_velocity(monkeypatch):
+    """Against complex steps, which have no rounding of their own."""
+    given = []
+
+    def spy(velocity, *rest, jac, **options):
+        given.append((velocity, jac))
+        return solve_ivp(velocity, *rest, jac=jac, **options)
+
+    monkeypatch.setattr("flatmin.pathways.flow.solve_ivp", spy)
+    gradient_flow([1, 2, 5], 1.2, [0.1, 0.2, 0.3], [0.0, 1.0])
+    velocity, jacobian = given[0]
+    s = np.array([0.3, 0.7, 0.9])
+    columns = [velocity(0.0, s + 1e-30j * e).imag / 1e-30 for e in np.eye(3)]
+    np.testing.assert_allclose(jacobian(0.0, s), np.stack(columns, axis=1), rtol=1e-13)
+
+
+def test_a_solver_that_fails_is_an_error(monkeypatch):
+    failed = SimpleNamespace(success=False, message="step too small")
+    monkeypatch.setattr("flatmin.pathways.flow.solve_ivp", lambda *_, **__: failed)
+    with pytest.raises(RuntimeError, match="the solver gave up: step too small"):
+        gradient_flow([3, 3], 1.0, [0.2, 0.1], [0.0, 1.0])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -78,6 +103,7 @@ def test_gradient_descent_approaches_it_linearly_in_the_step(depths):
         ({"init": [0.1, 0.0]}, "init must be finite and positive"),
         ({"init": [0.1, 0.1, 0.1]}, "one mode"),
         ({"times": [1.0, 0.5]}, "times must be"),
+        ({"times": [1.0, 1.0]}, "times must be"),
         ({"times": [-1.0, 0.5]}, "times must be"),
         ({"times": []}, "times must be"),
         ({"times": [0.0, float("nan")]}, "times must be"),
@@ -119,6 +145,13 @@ def test_landing_keeps_the_differences_and_reaches_the_target(depths, seed):
     before, after = (np.diff(flow_potential(depths, x)) for x in (now, ends))
     scale = 1 + np.abs(flow_potential(depths, ends)).max(-1, keepdims=True)
     np.testing.assert_allclose(after / scale, before / scale, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("target", [1e-9, 1.0, 1e3])
+def test_landing_is_relative_to_the_target_and_without_a_warning(target):
+    ends = flow_landing([2, 3, 60], target, target * np.array([1e-3, 1e-5, 0.4]))
+    assert ends.sum() == pytest.approx(target, rel=1e-12)
 
 
 @pytest.mark.parametrize(

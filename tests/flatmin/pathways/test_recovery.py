@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from flatmin.pathways import recovery_ratio, simulate_modes, theory
 from flatmin.pathways.recovery import _difference_kept
@@ -44,6 +45,18 @@ def test_the_limit_is_where_a_grid_of_starts_first_reverses_a_difference(depth):
     limit = float(recovery_ratio(depth))
     assert grid(depth, 0.999 * limit) > -1
     assert grid(depth, 1.001 * limit) < -1
+
+
+@pytest.mark.parametrize("depth", [3, 8, 100])
+def test_at_the_limit_the_worst_start_is_turned_round_exactly(depth):
+    limit = float(recovery_ratio(depth))
+
+    def kept(logs):
+        return _difference_kept(limit, depth, *np.exp(logs))
+
+    worst = minimize(kept, np.log([0.65, 0.025]), method="Nelder-Mead", tol=1e-10)
+    assert worst.fun == pytest.approx(-1, abs=1e-8)
+    assert np.exp(worst.x).sum() < 1
 
 
 @pytest.mark.parametrize("pathways", [3, 5])

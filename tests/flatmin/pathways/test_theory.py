@@ -103,7 +103,9 @@ def test_the_flattest_split_has_one_price(depths, target):
     ("depths", "target", "expected"),
     [
         ([6, 6, 6], 1.5, [0.5, 0.5, 0.5]),
+        ([30] * 6, 3.0, [0.5] * 6),
         ([2, 2], 1.0, [0.5, 0.5]),
+        ([2, 2, 3], 1.0, [0.4375, 0.4375, 0.125]),
         ([2, 3], 1.0, [0.875, 0.125]),  # 4 σ^{1/3} reaches depth two's price 2 at σ = 1/8
         ([2, 3], 0.1, [0.0, 0.1]),
     ],
@@ -190,6 +192,7 @@ def test_thresholds_of_the_digest():
     assert theory.wcr_step_size(20, 1.0) == pytest.approx(0.29218, abs=5e-6)
     low, high = theory.stability_window(2, [1, 2, 3], 1.0)
     np.testing.assert_allclose(low, high)
+    assert low.shape == high.shape == (3,)
     _, high = theory.stability_window(6, 8, 1.0)  # many paths: the worst-case return is the border
     assert high == theory.wcr_step_size(6, 1.0) < 2 / theory.balanced_sharpness(6, 8, 1.0)
 
@@ -243,6 +246,7 @@ def test_the_reversal_threshold_cannot_be_raised():
         (lambda: theory.mode_sharpness([3, 3], [0.5, float("nan")]), "strengths must be finite"),
         (lambda: theory.mode_sharpness([3, 3], [0.5, 0.3, 0.2]), "one entry per pathway"),
         (lambda: theory.cross_mode_sharpness([3, 3], [0.5, 0.5]), "modes, pathways"),
+        (lambda: theory.cross_mode_sharpness([[3]], [[0.5], [0.5]]), r"depths of shape"),
     ],
 )
 def test_refuses_bad_input(call, message):

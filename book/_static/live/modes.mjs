@@ -1,0 +1,58 @@
+// Singular modes of a multi-pathway deep linear network, as in lib/flatmin/pathways: gradient
+// descent s_h ← s_h − η s_h^{L_h−1} (Σ_k s_k^{L_k} − σ⋆), where its flow lands, and sharpness.
+
+// base ** exponent by repeated squaring, in the order of the Python twin.
+export function power(base, exponent) {
+  if (exponent === 0) return 1;
+  let out = base;
+  for (const bit of exponent.toString(2).slice(1)) {
+    out *= out;
+    if (bit === "1") out *= base;
+  }
+  return out;
+}
+
+// Strengths σ_h = s_h^{L_h} of every path at steps 0 … steps: one array of paths a step.
+export function descend(depths, target, step, init, steps) {
+  const layers = init.map((strength, h) => strength ** (1 / depths[h]));
+  const history = [];
+  for (let time = 0; time <= steps; time += 1) {
+    const slopes = layers.map((s, h) => power(s, depths[h] - 1));
+    const strengths = slopes.map((slope, h) => slope * layers[h]);
+    history.push(strengths);
+    const residual = strengths.reduce((sum, strength) => sum + strength, 0) - target;
+    slopes.forEach((slope, h) => { layers[h] -= slope * (residual * step); });
+  }
+  return history;
+}
+
+// Where gradient flow lands from positive strengths whose sum is below the target. It adds the
+// same to φ_h = s_h^{2−L_h}/(2−L_h) of every path (log s_h at depth 2): bisection for how much.
+export function flowLanding(depths, target, init) {
+  const potential = init.map((strength, h) => {
+    const s = strength ** (1 / depths[h]);
+    return depths[h] === 2 ? Math.log(s) : s ** (2 - depths[h]) / (2 - depths[h]);
+  });
+  const at = (shift) => potential.map((start, h) => {
+    const [L, phi] = [depths[h], start + shift];
+    if (L === 2) return Math.exp(phi) ** 2;
+    const base = (2 - L) * phi;
+    return base <= 0 ? (L > 2 ? Infinity : 0) : base ** (L / (2 - L));
+  });
+  const over = (shift) => at(shift).reduce((sum, strength) => sum + strength, 0) > target;
+  let [low, high] = [0, 1];
+  while (!over(high)) high *= 2;
+  for (let halving = 0; halving < 200; halving += 1) {
+    const middle = (low + high) / 2;
+    if (over(middle)) high = middle;
+    else low = middle;
+  }
+  return at(low);
+}
+
+// Top Hessian eigenvalue of a mode at a balanced zero-loss point: Σ_h L_h σ_h^{2 − 2/L_h}.
+export const sharpness = (depths, strengths) =>
+  depths.reduce((sum, L, h) => sum + L * Math.abs(strengths[h]) ** (2 - 2 / L), 0);
+
+// Sharpness of the equal split of `paths` paths of one depth: L H^{2/L−1} σ⋆^{2−2/L}.
+export const balancedSharpness = (L, paths, target) => L * paths ** (2 / L - 1) * target ** (2 - 2 / L);

@@ -1,0 +1,163 @@
+"""What moved between two runs of a chapter: numbers, pictures, verdicts, printed text."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+from nbformat import NotebookNode
+from numpy.typing import NDArray
+
+COLUMN_TOLERANCE = 1e-3
+"""Of a column of a figure's data: the largest change, as a part of its largest number."""
+
+LOOSE = {"fig-rank-p-leak": 10.0}
+"""Figures whose numbers are rounding errors, amplified: only their order of magnitude returns."""
+
+PICTURE_TOLERANCE = 3.0
+"""Of a picture: root mean square of the change of its pixels, of 255."""
+
+VALUE_TOLERANCE = 1e-2
+"""Of a claim's number: the largest change, as a part of it; what is a hundred times smaller than
+an upper limit is a rounding error and compared with nothing."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One thing that moved beyond its tolerance.
+
+    Attributes:
+        what: A figure, a claim or a cell.
+        how: By how much, in one sentence.
+        verdict: Whether it is a verdict that changed.
+        pictures: Before, after and difference, as PNG in base64, of a figure that looks different.
+    """
+
+    what: str
+    how: str
+    verdict: bool = False
+    pictures: tuple[str, ...] = ()
+
+
+def data(name: str, old: str, new: str) -> Iterator[Moved]:
+    """Compare the data of a figure, column by column.
+
+    Args:
+        name: The figure.
+        old: Its CSV before; empty if there was none.
+        new: Its CSV after; empty if there is none.
+    """
+    if not old or not new:
+        yield Moved(name, "its data are new" if new else "its data are gone")
+        return
+    before, after = (pd.read_csv(io.StringIO(text)) for text in (old, new))
+    if list(before.columns) != list(after.columns) or len(before) != len(after):
+        yield Moved(
+            name,
+            f"its data had {len(before)} rows of {', '.join(before.columns)}, "
+            f"now {len(after)} of {', '.join(after.columns)}",
+        )
+        return
+    for column in before.columns:
+        if not all(pd.api.types.is_float_dtype(frame[column]) for frame in (before, after)):
+            if list(before[column].astype(str)) != list(after[column].astype(str)):
+                yield Moved(name, f"column {column} differs")
+            continue
+        yield from _column(name, column, before[column].to_numpy(), after[column].to_numpy())
+
+
+def _column(name: str, column: str, old: NDArray[Any], new: NDArray[Any]) -> Iterator[Moved]:
+    known = np.isfinite(old)
+    if not np.array_equal(old[~known], new[~known], equal_nan=True):
+        yield Moved(name, f"column {column} is finite elsewhere")
+        return
+    tolerance = LOOSE.get(name, COLUMN_TOLERANCE)
+    scale = np.abs(old[known]).max(initial=0.0)
+    change = np.abs(new[known] - old[known]).max(initial=0.0)
+    if not change <= tolerance * scale:
+        yield Moved(name, f"column {column} changed by {change:.3g}, at most {scale:.3g} before")
+
+
+def _pixels(picture: str) -> NDArray[np.float64]:
+    read = matplotlib.image.imread(io.BytesIO(base64.b64decode(picture)), format="png")
+    return np.asarray(255 * read[..., :3], dtype=np.float64)
+
+
+def _png(pixels: NDArray[np.float64]) -> str:
+    out = io.BytesIO()
+    matplotlib.image.imsave(out, (255 - pixels).clip(0, 255).astype(np.uint8), format="png")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def picture(name: str, old: str, new: str) -> Iterator[Moved]:
+    """Compare two pictures, PNG in base64; empty is none."""
+    if not old or not new:
+        yield Moved(name, "its picture is new" if new else "its picture is gone")
+        return
+    if old == new:
+        return
+    before, after = _pixels(old), _pixels(new)
+    if before.shape != after.shape:
+        sizes = [f"{width} × {height}" for height, width, _ in (before.shape, after.shape)]
+        yield Moved(name, f"its picture had {sizes[0]} pixels, now {sizes[1]}", pictures=(old, new))
+        return
+    change = float(np.sqrt(np.mean((after - before) ** 2)))
+    if change > PICTURE_TOLERANCE:
+        shown = (old, new, _png(np.abs(after - before)))
+        yield Moved(name, f"its pixels changed by {change:.1f} of 255", pictures=shown)
+
+
+def claims(
+    old: Mapping[str, Any], new: Mapping[str, Any], entries: Mapping[str, Any]
+) -> Iterator[Moved]:
+    """Compare what two stamps say of the claims; ``entries`` are those of ``claims.yml``."""
+    for id_ in sorted(old.keys() | new.keys()):
+        then, now = (found.get(id_, {}).get("verdict", "nothing") for found in (old, new))
+        if then != now:
+            yield Moved(id_, f"was {then!r}, is {now!r}", verdict=True)
+        elif "value" in old[id_]:
+            before, after = float(old[id_]["value"]), float(new[id_]["value"])
+            floor = float(entries.get(id_, {}).get("tolerance", {}).get("below", 0)) / 100
+            small = max(abs(before), abs(after)) < floor
+            if not small and not np.isclose(after, before, VALUE_TOLERANCE, 0, equal_nan=True):
+                yield Moved(id_, f"measured {before:.6g}, now {after:.6g}")
+
+
+def _text(cell: NotebookNode) -> str:
+    said = []
+    for output in cell.get("outputs", []):
+        shown = output.get("data", {})
+        said.append(output.get("text") or ("" if "image/png" in shown else shown.get("text/plain")))
+    return "".join(filter(None, said))
+
+
+def text(old: NotebookNode, new: NotebookNode) -> Iterator[Moved]:
+    """Compare what the cells printed, to the letter."""
+    before, after = (
+        [_text(cell) for cell in notebook.cells if cell.cell_type == "code"]
+        for notebook in (old, new)
+    )
+    if len(before) != len(after):
+        yield Moved("cells", f"{len(before)} code cells before, {len(after)} now")
+    for number, (then, now) in enumerate(zip(before, after, strict=False), 1):
+        if then != now:
+            lines = difflib.unified_diff(then.splitlines(), now.splitlines(), lineterm="", n=0)
+            yield Moved(f"code cell {number}", "\n".join([*lines][2:]))
+
+
+def pictures(notebook: NotebookNode) -> dict[str, str]:
+    """Return the figures of an executed notebook: PNG in base64, by name."""
+    found = {}
+    for cell in notebook.cells:
+        name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+        for output in cell.get("outputs", []):
+            if name and "image/png" in output.get("data", {}):
+                found[name] = output["data"]["image/png"].replace("\n", "")
+    return found

@@ -5,4 +5,14 @@ Two threads on two cores are ten times slower than one, and change the last digi
 
 import os
 
+import pytest
+
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+
+@pytest.fixture(autouse=True)
+def _names_of_examples(doctest_namespace: dict[str, object]) -> None:
+    """Docstrings' examples may say torch and nn without an import."""
+    import torch
+
+    doctest_namespace.update(torch=torch, nn=torch.nn)

@@ -15,7 +15,7 @@ ABOVE |= {"random-D": 0.9, "random-S": 0.8}
 
 
 def record(settings, order):
-    error = (SAM[settings.seed % 3] + ABOVE[settings.method]) / 100
+    error = (SAM[settings.seed % 3] + ABOVE.get(settings.method, 0.0)) / 100
     curve = {"step": [1, 2, 3], "error": [None, error, error + 0.01], "S": [None, 0.2, 0.1]}
     # Each network of a recipe has a wider gap than the one before, a larger S, a smaller trace.
     final = {"S": order, "Tr H": -order, "lambda_max(H)": 1, "error": 0.5, "train_error": -order}

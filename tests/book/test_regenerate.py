@@ -61,7 +61,7 @@ def test_whatever_was_changed_by_hand_moves_back_in_a_new_run(tiny, capsys):
     )
     assert said == "B.2-sharpness: was 'not reproduced', is 'reproduced'"
     (said,) = damaged(lambda nb: nb["cells"][-1]["outputs"][0].update(text="one 2\n"))
-    assert said == "code cell 4: -one 2\n+one 1"
+    assert said == "code cell 4: @@ -1 +1 @@\n-one 2\n+one 1"
 
     data = chapter.data / "fig-line.csv"
     data.write_text("x,y\n0,0\n1,2.5\n")

@@ -11,7 +11,7 @@ from flatlab.settings import load_recipe, recipes
 
 SAM = {0: 10.0, 1: 11.0, 2: 12.0}  # its errors in %, by seed
 ABOVE = {"SGD": 1.0, "SAM": 0.0, "ASAM": 0.3, "IAM-D": 0.5, "IAM-S": 0.2}
-ABOVE |= {"random-D": 0.9, "random-S": 0.8}
+ABOVE |= {"random-D": 0.9, "random-S": 0.8, "score-S": 0.7}
 
 
 def record(settings, order):

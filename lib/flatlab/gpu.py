@@ -118,7 +118,7 @@ def work(
             content = {
                 "provenance": provenance(Place(device="cuda")),
                 "command": ["python", *command],
-                "seconds": round(left - (end - perf_counter()), 1),
+                "seconds": round(left - (end - perf_counter()), 3),
                 "printed": printed[-200:],
             }
             folder.mkdir(parents=True, exist_ok=True)

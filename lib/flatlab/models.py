@@ -134,11 +134,11 @@ def cnn3(
     flat: int | None = None,
     generator: Generator | None = None,
 ) -> nn.Sequential:
-    """A CNN with batch norm that learns a thousand images by heart, however they are labelled.
+    """A CNN that learns a thousand images by heart, however they are labelled.
 
-    Three convolutions of 16, 32 and 64 channels, each of which halves the image; the mean over what
-    is left of it goes into a linear layer. 24,058 parameters for one channel and ten classes.
-    ``model[:-1]`` returns features (n, 64).
+    Three convolutions, by default of 16, 32 and 64 channels with batch norm, each of which halves
+    the image; the mean over what is left of it goes into a linear layer. 24,058 parameters for one
+    channel and ten classes. ``model[:-1]`` returns features, (n, 4 ``width``) unless ``flat``.
 
     Args:
         in_channels: Channels of the images.
@@ -153,13 +153,15 @@ def cnn3(
         A network from (n, in_channels, height, width) to (n, num_classes).
 
     Raises:
-        ValueError: ``width`` is below 1, or no multiple of 8 for group norm.
+        ValueError: ``norm`` is unknown; ``width`` is below 1, or no multiple of 8 for group norm.
 
     Examples:
         >>> net = cnn3()
         >>> sum(p.numel() for p in net.parameters()), net(torch.zeros(5, 1, 28, 28)).shape
         (24058, torch.Size([5, 10]))
     """
+    if norm not in ("batch", "group", None):
+        raise ValueError(f"norm must be 'batch', 'group' or None, not {norm!r}")
     if width < 1:
         raise ValueError(f"width must be at least 1, not {width}")
     if norm == "group" and width % GROUPS:

@@ -13,8 +13,8 @@ WEAK      the same with reflection in place of zeros: FixMatch's (Sohn et al. 20
 STRONG    WEAK, :func:`rand_augment`, :func:`cutout`: as FixMatch's but for the operation "equalize"
 VIEW      a resized crop, a flip, :func:`colour_jitter`, grey for one in five: SimCLR's with the
           settings of Kim et al. 2026
-GREY_...  STRONG and VIEW for small pictures without colour: one operation of
-          :func:`rand_augment`; :func:`cutout` in place of the grey
+GREY      ``GREY_STRONG`` and ``GREY_VIEW``, for small pictures without colour: STRONG with one
+          operation of :func:`rand_augment`; VIEW with :func:`cutout` in place of the grey
 ========  =====================================================================================
 
 Interpolation is bilinear, without antialiasing.

@@ -31,6 +31,20 @@ class Repository:
         """Whether Colab and Binder can open it."""
         return self.url.startswith("https://github.com/")
 
+    @property
+    def site(self) -> str | None:
+        """Where GitHub Pages shows its site; None on another server.
+
+        Examples:
+            >>> Repository("https://github.com/Owner/name", "main").site
+            'https://owner.github.io/name/'
+        """
+        if not self.launches:
+            return None
+        owner, name = self.url.removeprefix("https://github.com/").split("/")
+        host = f"{owner.lower()}.github.io"
+        return f"https://{host}/" if name.lower() == host else f"https://{host}/{name}/"
+
 
 def browsable(remote: str) -> str | None:
     """Return the address in a browser of what Git calls ``remote``; None for a path or a file.

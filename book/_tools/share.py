@@ -62,12 +62,12 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], _: 
     said = {
         "og:title": title,
         "og:type": "article",
-        "og:url": f"{site}{page}.html",
+        "og:url": site and f"{site}{page}.html",
         "og:site_name": app.config.html_title,
         "og:description": summary(body),
     }
     picture = re.search(r'<img\b[^>]*src="(?:\.\./)*(_images/[^"]+\.(?:png|jpg))"', body)
-    if picture:
+    if picture and site:  # previews take whole addresses only
         said["og:image"] = f"{site}{picture[1]}"
     lines = [f'<meta property="{k}" content="{escape(v)}">' for k, v in said.items() if v]
     if said["og:description"]:
@@ -76,7 +76,7 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], _: 
         found = json.dumps(papers(Path(app.srcdir, "references.bib")), ensure_ascii=False)
         inert = found.replace("</", "<\\/")
         lines.append(f'<script type="application/ld+json">{inert}</script>')
-    if page == "404":  # it is shown at any address
+    if page == "404" and site:  # it is shown at any address
         lines.insert(0, f'<base href="{escape(site)}">')
     context["metatags"] = "\n".join([context.get("metatags", ""), *lines])
 
@@ -92,9 +92,9 @@ def lost_page(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def write_sitemap(app: Sphinx, error: Exception | None) -> None:
-    """List all pages for search engines."""
-    if error is None and app.builder.format == "html":
-        site = app.config.html_baseurl
+    """List all pages for search engines, if the site has an address."""
+    site = app.config.html_baseurl
+    if error is None and app.builder.format == "html" and site:
         lines = "".join(
             f"<url><loc>{xml_escape(f'{site}{page}.html')}</loc></url>\n"
             for page in sorted(app.env.found_docs)

@@ -138,6 +138,8 @@ def copy_scripts(app: Sphinx, error: Exception | None) -> None:
         site.mkdir(exist_ok=True)
         shutil.copy(script, site)
         shutil.copytree(script.parent / fonts, site / fonts, dirs_exist_ok=True)
+        # The theme brings its icons twice; a font has them too, in a tenth of this script's size.
+        Path(app.outdir, "_static", "scripts", "fontawesome.js").write_text("", "utf-8")
         stills.pathways(Path(app.outdir, "_static", "live", "pathways.svg"))
         plotly = Path(app.outdir, "plotly")
         plotly.mkdir(exist_ok=True)
@@ -162,10 +164,9 @@ def tell_counts(app: Sphinx, config: Any) -> None:
 
 
 def escape_bars(*event: Any) -> None:
-    """Let ``|w|`` in a docstring be an absolute value, and ``GREY_...`` a name, not a link."""
+    """Let ``|w|`` in a docstring be an absolute value, not a substitution."""
     lines: list[str] = event[-1]
     lines[:] = [re.sub(r"(?<!`)\|(\w)\|", r"\\|\1\\|", line) for line in lines]
-    lines[:] = [line.replace("_...", r"\_..") for line in lines]  # as wide as before, in a table
 
 
 def load_once(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
@@ -192,6 +193,7 @@ def set_address(app: Sphinx, *_: Any) -> None:
     """Link to the repository that this copy of the book lives in; to none if none is known."""
     here, theme = repository(Path(app.srcdir).parent), app.config["html_theme_options"]
     theme["use_repository_button"] = theme["use_issues_button"] = here is not None
+    app.config["html_baseurl"] = (here and here.site) or ""
     if here is not None:
         theme.update(repository_url=here.url, repository_branch=here.branch, path_to_docs="book")
     if here is None or not here.launches:

@@ -1,10 +1,21 @@
+import functools
+import http.server
+import shutil
 import subprocess
 import textwrap
+import threading
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from _tools.chapters import HERE, Book, first_cell
 from _tools.execute import execute
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+QUIET += ["--disable-component-update", "--no-first-run"]
 
 HEADER = """\
 ---
@@ -103,3 +114,34 @@ def tiny(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     tiny.remote("https://github.com/a/b.git")
     return tiny
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if BROWSER is None:
+        pytest.skip("no Chromium found: install chromium to test pages in a browser")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """Serve a folder on this machine, and return its address."""
+    servers = []
+
+    def served(folder):
+        handler = functools.partial(Silent, directory=str(folder))
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/"
+
+    yield served
+    for server in servers:
+        server.shutdown()

@@ -1,10 +1,8 @@
 """Figures with a slider, in a real browser, from files on disk: no server, no kernel."""
 
 import json
-import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from _tools.chapters import HERE
 from flatbook.interactive import MIME
@@ -12,9 +10,6 @@ from flatbook.interactive import MIME
 pytestmark = pytest.mark.browser
 
 SITE = HERE.built / "html"
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 FIGURES = [
     (chapter.name, cell.metadata["mystnb"]["figure"]["name"])
@@ -24,18 +19,6 @@ FIGURES = [
     if any(MIME in output.get("data", {}) for output in cell.get("outputs", []))
 ]
 everywhere = pytest.mark.parametrize(("page", "name"), FIGURES)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None:
-        pytest.skip("no Chromium found: install chromium to test the sliders in a browser")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

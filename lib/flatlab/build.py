@@ -18,7 +18,7 @@ from flatlab.streams import stream
 from flatmin.optim import IAMD, IAMS, SAM
 
 MODELS = (
-    "cnn-bn, cnn3[-<width>][-plain|-group][-flat], cnn6, vit, resnet-18, resnet-50 or "
+    "cnn-bn, cnn3[-<width>][-plain|-group][-flat], cnn6, vit[-<width>], resnet-18, resnet-50 or "
     "wrn-<depth>-<widen>"
 )
 
@@ -49,6 +49,9 @@ def build_model(settings: Settings) -> nn.Module:
         norms: dict[str | None, Norm] = {None: "batch", "-group": "group", "-plain": None}
         flat = kind.size if small[3] else None
         model = cnn3(width=int(small[1] or 16), norm=norms[small[2]], flat=flat, **rest)
+    elif narrow := re.fullmatch(r"vit-(\d+)", name):
+        width = int(narrow[1])
+        model = vit(kind.size, kind.size // 7, width, depth=2, heads=max(1, width // 16), **rest)
     elif name in ("cnn6", "vit"):
         model = (cnn6 if name == "cnn6" else vit)(image_size=kind.size, **rest)
     else:

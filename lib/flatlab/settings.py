@@ -61,7 +61,8 @@ class Settings:
         model: ``"cnn-bn"``, ``"cnn3"``, ``"cnn6"``, ``"vit"``, ``"resnet-18"``, ``"resnet-50"`` or
             ``"wrn-<depth>-<widen>"``; ``"cnn3-<width>"`` is another width, ``"-plain"`` behind
             either leaves out batch norm, ``"-group"`` puts group norm in its place, and
-            ``"-flat"`` gives all pixels of the last convolution to the linear layer.
+            ``"-flat"`` gives all pixels of the last convolution to the linear layer;
+            ``"vit-<width>"`` has two blocks with a head for every 16 numbers, on 7 × 7 patches.
         method: the optimizer; ``"random-D"`` and ``"random-S"`` are IAM-D and IAM-S with a random
             direction, ``"score-S"`` is IAM-S with a sampled score as the direction.
         seed: of weights, order, augmentation and noise.

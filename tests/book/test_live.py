@@ -14,7 +14,9 @@ pytestmark = pytest.mark.browser
 SITE = HERE.built / "html"
 STATIC = HERE.pages / "_static"
 NAMES = sorted(
-    path.stem for path in (STATIC / "live").glob("*.mjs") if "\nfigure(" in path.read_text("utf-8")
+    path.stem
+    for path in (STATIC / "live").glob("*.mjs")
+    if re.search(r"^(figure|cobweb)\(", path.read_text("utf-8"), re.M)
 )
 WIDTHS = (1280, 390)
 
@@ -41,7 +43,9 @@ class Seen:
         return self.page.get_by_label(re.compile(f"^{label}"))
 
     def set(self, label, value):
-        slide = "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }"
+        slide = (
+            "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }"
+        )
         self.slider(label).evaluate(slide, value)
 
     def point(self, number=0):
@@ -148,6 +152,45 @@ def test_a_run_stops_on_the_segment_that_is_flat_enough(live):
     seen.drag(40, 60)
     assert seen.where() != start
     assert len(seen.page.locator(".dots").get_attribute("d").split("M")) > 3000  # every step
+
+
+def test_one_step_of_algorithm_1_finds_most_and_more_steps_more(live):
+    seen = live("ball")
+    share = [float(re.search(r"(\d+) % of the most", seen.said)[1])]
+    for steps in (2, 4):
+        seen.set("steps K", steps)
+        assert f"K = {steps} steps" in seen.said
+        share.append(float(re.search(r"(\d+) % of the most", seen.said)[1]))
+    assert 50 < share[0] < share[1] <= share[2] <= 100
+    radius = seen.where(1)
+    seen.drag(-25, 0, number=1)  # the circle by its edge
+    assert float(seen.where(1).split()[-1]) < float(radius.split()[-1])
+    assert seen.where(0) == "a = 0.90, b = 2.40"
+
+
+def test_only_sgd_stays_at_the_sharp_end(live):
+    seen = live("walk")
+    final = dict(re.findall(r"(SGD|SAM|IAM-S|IAM-D) at loss [\d.]+, S ([\d.]+)", seen.said))
+    assert all(float(final[m]) < float(final["SGD"]) / 3 for m in ("SAM", "IAM-S", "IAM-D"))
+    seen.set("steps taken", 0)
+    assert len({*re.findall(r"loss [\d.]+", seen.said)}) == 1  # all at the start
+    seen.page.locator(".live button").click()
+    assert "After 400 steps" in seen.said
+
+
+@pytest.mark.parametrize(("name", "letter"), [("overshoot", "x"), ("chain", "y")])
+def test_the_end_of_a_run_is_told_by_its_step(live, name, letter):
+    seen = live(name)
+    for gamma, end in ((1.5, f"settles at {letter} = 1.00"), (2.2, "a cycle of period 2")):
+        seen.set("step size", gamma)
+        assert f"γ = {gamma:.2f}" in seen.said
+        assert end in seen.said
+    seen.set("layers", 0)
+    seen.set("step size", 7)
+    assert "changes sign at step" in seen.said
+    assert "γ_WCR = 3.661, below γ" in seen.said
+    seen.drag(-60, 0, number=1)  # γ by its line
+    assert "γ = 7.00" not in seen.said
 
 
 @pytest.fixture

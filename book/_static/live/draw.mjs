@@ -18,7 +18,7 @@ export function scale([low, high], [from, to], log = false) {
   return map;
 }
 
-const fixed = (x) => Math.max(-1e4, Math.min(1e4, x)).toFixed(1); // far outside is far enough
+const fixed = (x) => (Number.isNaN(x) ? 1e4 : Math.max(-1e4, Math.min(1e4, x))).toFixed(1); // far outside is far enough
 const corner = ([x, y], i) => `${i ? "L" : "M"}${fixed(x)} ${fixed(y)}`;
 export const path = (points) => points.map(corner).join("");
 
@@ -27,14 +27,19 @@ export const dots = (points) => points.map(([x, y]) => `M${fixed(x)} ${fixed(y)}
 
 // Where a function of two numbers has the value `level`: marching squares over a grid of pixels.
 export function contour(values, level, { x, y }) {
-  const cut = (a, b, p, q) => (a < level) !== (b < level) ? [p.map((from, i) => from + (q[i] - from) * ((level - a) / (b - a)))] : [];
   let out = "";
   for (let i = 1; i < x.length; i += 1) {
     for (let j = 1; j < y.length; j += 1) {
-      const corners = [[i - 1, j - 1], [i, j - 1], [i, j], [i - 1, j]];
-      const [v, at] = [corners.map(([k, l]) => values[k][l]), corners.map(([k, l]) => [x[k], y[l]])];
-      const ends = [0, 1, 2, 3].flatMap((k) => cut(v[k], v[(k + 1) % 4], at[k], at[(k + 1) % 4]));
-      for (let k = 1; k < ends.length; k += 2) out += path([ends[k - 1], ends[k]]);
+      const [a, b, c, d] = [values[i - 1][j - 1], values[i][j - 1], values[i][j], values[i - 1][j]];
+      const above = (a >= level) + (b >= level) + (c >= level) + (d >= level);
+      if (above === 0 || above === 4) continue;
+      const between = (p, q, from, to) => from + ((to - from) * (level - p)) / (q - p);
+      const ends = [];
+      if (a >= level !== b >= level) ends.push([between(a, b, x[i - 1], x[i]), y[j - 1]]);
+      if (b >= level !== c >= level) ends.push([x[i], between(b, c, y[j - 1], y[j])]);
+      if (c >= level !== d >= level) ends.push([between(c, d, x[i], x[i - 1]), y[j]]);
+      if (d >= level !== a >= level) ends.push([x[i - 1], between(d, a, y[j], y[j - 1])]);
+      out += path(ends.slice(0, 2)) + path(ends.slice(2));
     }
   }
   return out;

@@ -157,6 +157,10 @@ def claim_problems(book: Book) -> Iterator[str]:
                 f"{id_}: the stored verdict is {record['verdict']!r}, but {shown} "
                 f"under {entry['tolerance']} is {now!r}; run make execute and look"
             )
+        elif now in (FAILED, INCONCLUSIVE) and not entry.get("why"):
+            yield f"{id_}: its verdict is {now!r}; give it a why, one sentence, in claims.yml"
+        elif now in (REPRODUCED, REDUCED) and "why" in entry:
+            yield f"{id_}: its verdict is {now!r}; delete its why in claims.yml"
     for id_, (name, _) in reported.items():
         yield f"{id_}: {name} reports it, but book/claims.yml has no such claim; add it"
 

@@ -189,12 +189,15 @@ class Live(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Build the frame that the module fills, around the picture."""
-        name = self.arguments[0]
-        files = f"{'../' * self.env.docname.count('/')}_static/live/{name}"
-        said = escape(" ".join(self.content))
-        frame = (
-            f'<div class="live" id="live-{name}"><div class="live-stage"></div>'
-            f'<img class="live-still" src="{files}.svg" alt="{said}"></div>'
-            f'<script type="module" src="{files}.mjs"></script>'
-        )
-        return [nodes.raw("", frame, format="html")]
+        above = "../" * self.env.docname.count("/")
+        made = frame(self.arguments[0], " ".join(self.content), f"{above}_static/live")
+        return [nodes.raw("", made, format="html")]
+
+
+def frame(name: str, said: str, folder: str) -> str:
+    """Return the place of a live figure as HTML: room for it, its picture, its module."""
+    return (
+        f'<div class="live" id="live-{name}"><div class="live-stage"></div>'
+        f'<img class="live-still" src="{folder}/{name}.svg" alt="{escape(said)}"></div>'
+        f'<script type="module" src="{folder}/{name}.mjs"></script>'
+    )

@@ -140,7 +140,7 @@ def copy_scripts(app: Sphinx, error: Exception | None) -> None:
         shutil.copytree(script.parent / fonts, site / fonts, dirs_exist_ok=True)
         # The theme brings its icons twice; a font has them too, in a tenth of this script's size.
         Path(app.outdir, "_static", "scripts", "fontawesome.js").write_text("", "utf-8")
-        stills.pathways(Path(app.outdir, "_static", "live", "pathways.svg"))
+        stills.write(Path(app.outdir, "_static", "live"))
         plotly = Path(app.outdir, "plotly")
         plotly.mkdir(exist_ok=True)
         (plotly / "plotly.min.js").write_text(get_plotlyjs(), "utf-8")

@@ -1,0 +1,261 @@
+"""The mathematics of the live figures, run by Node, against the library."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from _tools.chapters import HERE
+from _tools.stills import Toy
+from flatmin.divergences import divergence_named
+from flatmin.fisher import FisherOperator
+from flatmin.inconsistency import local_inconsistency
+from flatmin.optim import IAMD, IAMS, SAM
+from flatmin.pathways import flow_landing, simulate_modes, theory
+
+NODE = shutil.which("node")
+pytestmark = pytest.mark.skipif(NODE is None, reason="no Node found: install nodejs to run modules")
+LIVE = HERE.pages / "_static" / "live"
+KL = divergence_named("categorical")
+# Infinity and NaN are not JSON: they go as text. So do functions, by their name.
+CALL = """
+import * as all from "./MODULE";
+const text = (key, value) => typeof value === "number" && !Number.isFinite(value) ? `${value}` : value;
+const back = (key, value) => value === "Infinity" ? Infinity : all[value] ?? value;
+const read = [];
+for await (const piece of process.stdin) read.push(piece);
+const calls = JSON.parse(Buffer.concat(read), back);
+console.log(JSON.stringify(calls.map(([call, args]) => call(...args)), text));
+"""
+
+PRINT = 'import { DATA } from "./toy.mjs"; console.log(JSON.stringify(DATA));'
+
+
+def node(module, calls):
+    """The results of a list of calls (name, arguments), in one process."""
+    code = CALL.replace("MODULE", module)
+    command = [NODE, "--input-type=module", "--eval", code]
+    sent = json.dumps(calls).replace("Infinity", '"Infinity"')
+    done = subprocess.run(command, cwd=LIVE, input=sent, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def compare(module, cases, tolerance=1e-10):
+    """Compare calls with what the library gives: cases are (name, arguments, expected)."""
+    answers = node(module, [(name, args) for name, args, _ in cases])
+    assert len(answers) == len(cases) > 0
+    for answer, (name, args, expected) in zip(answers, cases, strict=True):
+        expected = np.asarray(expected, dtype=float)
+        here = np.asarray(answer, dtype=float)
+        assert here.shape == expected.shape, (name, args)
+        assert np.abs(here - expected).max() < tolerance, (name, args)
+
+
+def settings(count, seed):
+    draw = np.random.default_rng(seed)
+    for _ in range(count):
+        depths = draw.integers(2, 12, size=draw.integers(1, 5)).tolist()
+        target = float(draw.uniform(0.5, 2))
+        init = (draw.uniform(0.02, 0.3, size=len(depths)) * target / len(depths)).tolist()
+        yield depths, target, init, draw
+
+
+def test_descent_is_the_library_s():
+    cases = []
+    for depths, target, init, draw in settings(25, seed=3):
+        step = float(draw.uniform(0.1, 0.9) / theory.single_path_sharpness(max(depths), target))
+        there = simulate_modes(depths, target, step, init, 300).strengths
+        cases.append(("descend", [depths, target, step, init, 300], there))
+        cases.append(("ending", [there.tolist()], (there[-1] + there[-2]) / 2))
+    compare("modes.mjs", cases)
+
+
+def test_the_edge_of_stability_too():
+    low, high = theory.stability_window(4, 2, 1.0)
+    compare(
+        "modes.mjs",
+        [
+            (
+                "descend",
+                [[4, 4], 1.0, step, [0.06, 0.05], 100],
+                simulate_modes([4, 4], 1.0, step, [0.06, 0.05], 100).strengths,
+            )
+            for step in np.linspace(float(low), float(high), 5)
+        ],
+    )
+
+
+def test_the_flow_lands_where_the_library_s_does():
+    cases = [
+        ("flowLanding", [depths, target, init], flow_landing(depths, target, init))
+        for depths, target, init, _ in settings(25, seed=4)
+    ]
+    compare("modes.mjs", cases)
+
+
+def test_the_way_of_the_flow_is_that_to_smaller_targets():
+    given = [(d, t, i) for d, t, i, _ in settings(10, seed=6)]
+    curves = node("modes.mjs", [("flowCurve", [*setting, 9]) for setting in given])
+    for curve, (depths, target, init) in zip(curves, given, strict=True):
+        assert np.abs(np.array(curve[0]) - init).max() < 1e-12
+        assert sum(curve[-1]) == pytest.approx(target, abs=1e-10)
+        for point in curve[1:]:
+            there = flow_landing(depths, sum(point), init)
+            assert np.abs(np.array(point) - there).max() < 1e-10
+
+
+def test_sharpness_is_the_theory_s():
+    cases = []
+    for depths, target, init, _ in settings(25, seed=5):
+        cases.append(("sharpness", [depths, init], theory.mode_sharpness(depths, init)))
+        balanced = theory.balanced_sharpness(depths[0], len(depths), target)
+        cases.append(("balancedSharpness", [depths[0], len(depths), target], balanced))
+    compare("modes.mjs", cases)
+
+
+def toys(count, seed):
+    """Weights, a second pair, data, and the radius of random settings of the toy."""
+    draw = np.random.default_rng(seed)
+    for _ in range(count):
+        theta, other = draw.uniform(-3, 3, (2, 2))
+        x, yes = draw.normal(size=7), draw.uniform(size=7)
+        yield theta.tolist(), other.tolist(), x, yes, float(draw.uniform(0.05, 0.8)), draw
+
+
+def tensor(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_the_toy_is_a_network_of_torch_s():
+    cases = []
+    for theta, other, x, yes, _, _ in toys(20, seed=1):
+        here, data = Toy(*theta), {"x": x.tolist(), "y": yes.tolist()}
+        loss = here.loss(tensor(x), tensor(yes))
+        cases.append(("loss", [theta, data], loss.item()))
+        cases.append(("lossGradient", [theta, data], torch.autograd.grad(loss, here.theta)[0]))
+        moved = Toy(*other)
+        kl = KL.total(here(tensor(x)), moved(tensor(x))) / len(x)
+        first, second = torch.autograd.grad(kl, (here.theta, moved.theta))
+        cases.append(("divergence", [theta, other, x.tolist()], kl.item()))
+        cases.append(("from", [theta, other, x.tolist()], first))
+        cases.append(("towards", [theta, other, x.tolist()], second))
+        fisher = FisherOperator(here, tensor(x))
+        F = torch.stack([fisher @ column for column in torch.eye(2, dtype=torch.float64)])
+        cases.append(("fisher", [theta, x.tolist()], F))
+        cases.append(("top", [F.tolist()], torch.linalg.eigvalsh(F)[-1].item()))
+    compare("toy.mjs", cases)
+
+
+def test_algorithm_1_and_sam_s_direction_are_the_library_s():
+    cases = []
+    for theta, _, x, yes, rho, draw in toys(20, seed=2):
+        here, seed, steps = Toy(*theta), int(draw.integers(1000)), int(draw.integers(1, 6))
+        options = {"rho": rho, "sigma": 0.3, "generator": torch.Generator().manual_seed(seed)}
+        found = local_inconsistency(here, tensor(x), steps=steps, **options)
+        noise = drawn(seed, 0.3, 1)[0]
+        deltas = node("toy.mjs", [("climb", [theta, x.tolist(), noise, rho, steps])])[0]
+        assert np.abs(np.array(deltas[-1]) - found.delta.numpy()).max() < 1e-10
+        cases += [
+            ("divergence", [theta, np.add(theta, delta).tolist(), x.tolist()], value.item())
+            for delta, value in zip(deltas, found.history[0], strict=True)
+        ]
+        slope = torch.autograd.grad(here.loss(tensor(x), tensor(yes)), here.theta)[0]
+        data = {"x": x.tolist(), "y": yes.tolist()}
+        cases.append(("ascent", [theta, data, rho], rho * slope / slope.norm()))
+    compare("toy.mjs", cases)
+
+
+def drawn(seed, sigma, count):
+    """The noises that an optimizer of two parameters draws."""
+    generator = torch.Generator().manual_seed(seed)
+    options = {"generator": generator, "dtype": torch.float64}
+    return [(torch.randn(2, **options) * (sigma / 2**0.5)).tolist() for _ in range(count)]
+
+
+def test_the_worst_direction_is_the_best_of_all():
+    for theta, _, x, _, rho, _ in toys(5, seed=3):
+        found = node("toy.mjs", [("worst", [theta, x.tolist(), rho, 720])])[0]
+        assert np.hypot(*found["delta"]) == pytest.approx(rho)
+        S = local_inconsistency(Toy(*theta), tensor(x), rho=rho, steps=50, restarts=8).value
+        assert found["value"] == pytest.approx(S, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["SGD", "SAM", "IAM-S", "IAM-D"])
+def test_a_walk_is_the_optimizer_s(method):
+    cases, count = [], 12
+    for theta, _, x, yes, rho, draw in toys(6, seed=4):
+        here, eta, beta = Toy(*theta), float(draw.uniform(0.05, 0.5)), float(draw.uniform(0, 5))
+        noise = {"sigma": 0.1, "generator": torch.Generator().manual_seed(7)}
+        base = {"lr": eta, **({} if method == "SGD" else {"rho": rho})}
+        made = {
+            "SGD": lambda: torch.optim.SGD(here.parameters(), **base),
+            "SAM": lambda: SAM(here.parameters(), torch.optim.SGD, **base),
+            "IAM-S": lambda: IAMS(here.parameters(), torch.optim.SGD, **base, **noise),
+            "IAM-D": lambda: IAMD(here.parameters(), torch.optim.SGD, beta=beta, **base, **noise),
+        }
+        optimizer = made[method]()
+        batches = [(tensor(x[:4]), tensor(yes[:4])), (tensor(x[4:]), tensor(yes[4:]))]
+        path = [theta]
+        for time in range(count):
+            inputs, labels = batches[time % 2]
+
+            def closure(inputs=inputs, labels=labels):
+                return here.loss(inputs, labels), here(inputs)
+
+            optimizer.zero_grad()
+            if method == "SGD":
+                closure()[0].backward()
+                optimizer.step()
+            else:
+                optimizer.step(closure)
+            path.append(here.theta.tolist())
+        shipped = [{"x": a.tolist(), "y": b.tolist()} for a, b in batches]
+        setting = {"eta": eta, "rho": rho, "beta": beta}
+        noises = drawn(7, 0.1, count)
+        cases.append(("walk", [method, theta, shipped, noises, setting, count], path))
+    compare("toy.mjs", cases)
+
+
+def test_the_picture_shows_the_data_of_the_figure():
+    data = json.loads(
+        subprocess.run(
+            [NODE, "--input-type=module", "--eval", PRINT],
+            cwd=LIVE,
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+    )
+    assert data == {"x": Toy.x.tolist(), "y": Toy.yes.tolist()}
+
+
+def test_the_map_of_a_layer_is_a_step_of_descent():
+    cases, draw = [], np.random.default_rng(8)
+    for depth in (2, 3, 5, 20, 50):
+        start, ratio = float(draw.uniform(0.2, 0.9)), float(draw.uniform(0.5, 1.9))
+        strengths = simulate_modes([depth], 1.0, ratio / depth, [start**depth], 40).strengths[:, 0]
+        cases.append(("orbit", ["layer", start, depth, ratio, 40], strengths ** (1 / depth)))
+        cases.append(("orbit", ["signal", start**depth, depth, ratio, 40], strengths))
+    compare("map.mjs", cases)
+
+
+def test_the_map_of_infinite_depth_is_the_limit():
+    y, ratio = 0.4, 2.5
+    cases = [("signal", [y, float("inf"), ratio], y * np.exp(ratio * y * (1 - y)))]
+    compare("map.mjs", cases)
+    compare("map.mjs", [("signal", [y, 10**9, ratio], cases[0][2])], tolerance=1e-6)
+
+
+def test_the_worst_case_return_is_the_theory_s():
+    depths = [2, 3, 4, 5, 7, 10, 20, 50, 100, 1000]
+    compare("map.mjs", [("wcrRatio", [d], theory.wcr_ratio(d)) for d in depths])
+
+
+def test_periods():
+    cycle = [0.5, 1.2, 0.8]
+    cases = [("period", [(states * 40)[:80]], p) for p, states in ((1, [1.0]), (3, cycle))]
+    compare("map.mjs", [*cases, ("period", [list(np.random.default_rng(0).random(80))], 0)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,7 +17,8 @@ from _tools.boundary import as_module, boundary
 from _tools.toy import METHODS, Toy
 from flatbook.figures import COLORS, use_style
 from flatmin.inconsistency import local_inconsistency, worst_case_perturbation
-from flatmin.pathways import flow_landing, simulate_modes, theory
+from flatmin.optim import IAMD
+from flatmin.pathways import MultiPathway, flow_landing, simulate_modes, theory
 
 DEPTH, START = 20, (0.011, 0.01)
 
@@ -209,6 +211,34 @@ def ladder() -> Figure:
     return fig
 
 
+def restore() -> Figure:
+    """Draw two pathways under plain descent and under IAM-D, as matrix networks of width 1."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    fig, panels = plt.subplots(1, 2, figsize=(8.6, 3.4), sharey=True)
+    for ax, rho in zip(panels, (0.0, 0.1), strict=True):
+        net = MultiPathway([6, 6], 1).start_balanced([0.05, 0.02])
+        optimizer: Any = torch.optim.SGD(net.parameters(), lr=0.12)
+        if rho:
+            options = {"rho": rho, "beta": 1.0, "divergence": "gaussian", "lr": 0.12}
+            optimizer = IAMD(net.parameters(), torch.optim.SGD, **options)
+        record = []
+        for _ in range(1000):
+            optimizer.zero_grad()
+            if rho:
+                optimizer.step(lambda net=net: (net.loss(one), net(one)))
+            else:
+                net.loss(one).backward()
+                optimizer.step()
+            record.append(net.path_maps().detach().flatten())
+        for h, strength in enumerate(torch.stack(record).T):
+            means = strength.reshape(-1, 20).mean(1)
+            ax.plot(range(10, 1000, 20), means, color=COLORS[f"path{h + 1}"], label=f"path {h + 1}")
+        ax.set(xlabel="step", title="IAM-D" if rho else "plain descent", ylim=(0, 1.05))
+    panels[0].set_ylabel("strengths")
+    panels[0].legend()
+    return fig
+
+
 STILLS: dict[str, Callable[[], Figure]] = {
     "ball": ball,
     "boundary": boundary,
@@ -217,6 +247,7 @@ STILLS: dict[str, Callable[[], Figure]] = {
     "overshoot": overshoot,
     "pathways": pathways,
     "plane": plane,
+    "restore": restore,
     "split": split,
     "walk": walk,
 }

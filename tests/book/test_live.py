@@ -226,10 +226,10 @@ def test_one_step_moves_the_decisions_and_a_random_direction_does_not(live):
 
 def test_the_step_says_which_modes_share(live):
     seen = live("ladder")
-    assert "too sharp for mode 1, 2; spread over both paths: mode 1, 2" in seen.said
+    assert "too sharp for modes 1, 2; spread over both paths: modes 1, 2" in seen.said
     seen.set("step size", 0.06)
     assert (
-        "flat enough for every mode; as gradient flow would leave it: mode 1, 2, 3, 4" in seen.said
+        "flat enough for every mode; as gradient flow would leave it: modes 1, 2, 3, 4" in seen.said
     )
     seen.set("step size", 0.2)
     assert "not at rest: mode 1" in seen.said
@@ -238,6 +238,13 @@ def test_the_step_says_which_modes_share(live):
     assert seen.where(0) != level
     seen.drag(0, 30, number=4)  # the fourth singular value
     assert float(seen.where(4).split()[-1]) > float(value.split()[-1])
+
+
+def test_inconsistency_restores_what_a_small_step_breaks(live):
+    seen = live("restore")
+    assert "plain descent ends at (0.95, 0.05), IAM-D at (0.48, 0.48)" in seen.said
+    seen.set("weight", 0)
+    assert "IAM-D at (0.95, 0.05)" in seen.said
 
 
 @pytest.fixture

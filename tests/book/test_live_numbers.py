@@ -277,3 +277,27 @@ def test_normal_numbers():
     assert abs(draws.mean()) < 0.05
     assert draws.std() == pytest.approx(1, abs=0.05)
     assert abs(np.corrcoef(draws)[0, 1]) < 0.05
+
+
+def test_iam_d_on_two_chains_goes_through_both_sides():
+    cases, draw = [], np.random.default_rng(12)
+    for depth in (3, 4, 6, 9):
+        layers = column(*draw.uniform(0.3, 1.0, 2)).requires_grad_()
+        eta, rho, beta, sign = 0.1, 0.2, 1.7, (-1) ** depth
+        weights = layers.expand(depth, 2)  # every layer has a copy of its own
+        (slope,) = torch.autograd.grad(weights.prod(0).sum(), weights)
+        there = weights + sign * rho * (slope / slope.norm()).detach()
+        f, g = weights.prod(0).sum(), there.prod(0).sum()
+        objective = (f - 1) ** 2 / 2 + beta * (g - f) ** 2 / 2
+        (pull,) = torch.autograd.grad(objective, weights)
+        moved = layers.detach() - eta * pull[0]
+        setting = {"eta": eta, "rho": rho, "beta": beta}
+        cases.append(("move", [layers.tolist(), depth, setting, sign], moved))
+    compare("chained.mjs", cases)
+
+
+def test_without_a_radius_the_chains_take_plain_steps():
+    start, setting = [0.05, 0.02], {"eta": 0.12, "rho": 0, "beta": 1}
+    run = simulate_modes([6, 6], 1.0, 0.12, start, 200).strengths[1:].numpy()
+    means = run.reshape(10, 20, 2).mean(1)
+    compare("chained.mjs", [("train", [start, 6, setting, 200, 20], means)])

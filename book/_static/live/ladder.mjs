@@ -20,14 +20,17 @@ function fate(target, depth, eta) {
 }
 
 function sentence(eta, modes) {
-  const list = (kept) => modes.flatMap((mode, i) => (kept(mode) ? [i + 1] : [])).join(", ");
+  const list = (kept) => {
+    const named = modes.flatMap((mode, i) => (kept(mode) ? [i + 1] : []));
+    return named.length ? `mode${named.length > 1 ? "s" : ""} ${named.join(", ")}` : "";
+  };
   const parts = [`η = ${eta.toFixed(4)}, 2/η = ${(2 / eta).toFixed(2)}`];
   const [beyond, shared, restless] = [list((m) => m.single > 2 / eta), list((m) => m.rests && m.moved), list((m) => !m.rests)];
-  parts.push(beyond ? `a single path is too sharp for mode ${beyond}` : "a single path is flat enough for every mode");
-  if (shared) parts.push(`spread over both paths: mode ${shared}`);
-  if (restless) parts.push(`not at rest: mode ${restless}`);
+  parts.push(beyond ? `a single path is too sharp for ${beyond}` : "a single path is flat enough for every mode");
+  if (shared) parts.push(`spread over both paths: ${shared}`);
+  if (restless) parts.push(`not at rest: ${restless}`);
   const kept = list((m) => m.rests && !m.moved);
-  if (kept) parts.push(`as gradient flow would leave it: mode ${kept}`);
+  if (kept) parts.push(`as gradient flow would leave it: ${kept}`);
   return `${parts.join("; ")}.`;
 }
 

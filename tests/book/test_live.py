@@ -211,7 +211,7 @@ def test_one_step_moves_the_decisions_and_a_random_direction_does_not(live):
 
     climbed, random = changed()
     assert climbed > 4 * random
-    seen.page.get_by_text("New noise").click()
+    seen.page.get_by_role("button", name="New noise").click()
     assert changed() != [climbed, random]
     seen.set("distance", 0)
     assert changed() == [0, 0]

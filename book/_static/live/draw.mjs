@@ -48,7 +48,7 @@ export function contour(values, level, { x, y }) {
 // The boxes [left, top, right, bottom] of panels side by side, below each other where it is
 // narrow, and the height of the whole picture.
 export function panels(width, shares, tall = 290) {
-  const [left, gap, top, foot, right] = [46, 64, 34, 46, 14];
+  const [left, gap, top, foot, right] = [46, 64, 34, 46, 22];
   if (width < 560) {
     const each = Math.min(tall, width - left - right) + top + foot;
     const boxes = shares.map((_, i) => [left, i * each + top, width - right, (i + 1) * each - foot]);
@@ -65,12 +65,13 @@ export function panels(width, shares, tall = 290) {
 }
 
 let clips = 0;
-// A group whose marks end at the box.
-export function clipped(parent, [left, top, right, bottom]) {
+// A group whose marks end at an outline, or at a box.
+export function within(parent, outline) {
   const id = `live-clip-${(clips += 1)}`;
-  mark(mark(parent, "clipPath", { id }), "rect", { x: left, y: top, width: right - left, height: bottom - top });
+  mark(mark(parent, "clipPath", { id }), "path", { d: outline });
   return mark(parent, "g", { "clip-path": `url(#${id})` });
 }
+export const clipped = (parent, [left, top, right, bottom]) => within(parent, `M${left} ${top}H${right}V${bottom}H${left}Z`);
 
 // Axes of one panel with ticks as [value, letters], and what they show.
 export function axes(parent, { x, y, box: [left, top, right, bottom], xTicks, yTicks, xLabel, yLabel }) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from _tools.boundary import as_module, boundary
+from _tools.toy import METHODS, Toy
 from flatbook.figures import COLORS, use_style
 from flatmin.inconsistency import local_inconsistency, worst_case_perturbation
-from flatmin.optim import IAMD, IAMS, SAM
-from flatmin.pathways import flow_landing, simulate_modes, theory
+from flatmin.optim import IAMD
+from flatmin.pathways import MultiPathway, flow_landing, simulate_modes, theory
 
 DEPTH, START = 20, (0.011, 0.01)
 
@@ -63,26 +64,6 @@ def plane() -> Figure:
     return fig
 
 
-class Toy(nn.Module):
-    """The network of ``toy.mjs``: one hidden unit, two weights, logits (0, b tanh(a x))."""
-
-    x = torch.tensor([1, 1, -1, -1, 0.5, -0.5], dtype=torch.float64)
-    yes = torch.tensor([7 / 8, 7 / 8, 1 / 8, 1 / 8, 3 / 4, 1 / 4], dtype=torch.float64)
-
-    def __init__(self, a: float, b: float) -> None:
-        super().__init__()
-        self.theta = nn.Parameter(torch.tensor([a, b], dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, 2)."""
-        z = self.theta[1] * (self.theta[0] * x).tanh()
-        return torch.stack([torch.zeros_like(z), z], -1)
-
-    def loss(self, x: Tensor, yes: Tensor) -> Tensor:
-        """Cross-entropy with the shares of yes."""
-        return cross_entropy(self(x), torch.stack([1 - yes, yes], -1))
-
-
 def _landscape(ax: Axes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Draw levels of the toy's loss; return the grid and p(yes) on it, (grid, grid, inputs)."""
     axis = np.linspace(0, 4, 101)
@@ -118,40 +99,14 @@ def ball() -> Figure:
     return fig
 
 
-def _walk(method: str) -> NDArray[np.float64]:
-    """Where a method goes in 400 steps from the sharp end of the valley, (401, 2)."""
-    toy, noise = Toy(0.35, 3.6), torch.Generator().manual_seed(0)
-    shared = {"rho": 0.3, "lr": 0.5}
-    drawn = {**shared, "generator": noise, "sigma": 0.05}
-    makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "SGD": lambda: torch.optim.SGD(toy.parameters(), lr=0.5),
-        "SAM": lambda: SAM(toy.parameters(), torch.optim.SGD, **shared),
-        "IAM-S": lambda: IAMS(toy.parameters(), torch.optim.SGD, **drawn),
-        "IAM-D": lambda: IAMD(toy.parameters(), torch.optim.SGD, beta=2.0, **drawn),
-    }
-    optimizer = makers[method]()
-
-    def closure() -> tuple[Tensor, Tensor]:
-        return toy.loss(Toy.x, Toy.yes), toy(Toy.x)
-
-    places = [toy.theta.detach().clone()]
-    for _ in range(400):
-        optimizer.zero_grad()
-        if method == "SGD":
-            closure()[0].backward()
-            optimizer.step()
-        else:
-            optimizer.step(closure)  # type: ignore[arg-type]
-        places.append(toy.theta.detach().clone())
-    return torch.stack(places).numpy()
-
-
 def walk() -> Figure:
     """Draw the ways of four methods, and the local inconsistency on each."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 4.2))
     _landscape(left)
-    for method in ("SGD", "SAM", "IAM-S", "IAM-D"):
-        way, color = _walk(method), COLORS[method]
+    setting = {"eta": 0.5, "rho": 0.3, "beta": 2.0, "sigma": 0.05}
+    for method in METHODS:
+        toy, color = Toy(0.35, 3.6), COLORS[method]
+        way = toy.walk(method, [(Toy.x, Toy.yes)], 400, seed=0, **setting).numpy()
         left.plot(*way.T, lw=1, color=color)
         left.plot(*way[-1], "o", color=color)
         values = [
@@ -174,12 +129,13 @@ def _cobweb(
     """Draw a map with the staircase of a run, and where runs end over γ."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8))
     grid, one = np.linspace(*view, 301), np.array([gamma])
-    stairs = [start]
+    orbit = [start]
     for _ in range(40):
-        stairs += [float(step(np.array(stairs[-1:]), one)[0])] * 2
+        orbit.append(float(step(np.array(orbit[-1:]), one)[0]))
+    across, up = np.repeat(orbit[:-1], 2), np.r_[0, np.repeat(orbit[1:], 2)][:-1]
     left.plot(view, view, color=COLORS["theory"], lw=1)
     left.plot(grid, step(grid, one), color=COLORS["GD"])
-    left.plot([start, *stairs[:-1]], [0, *stairs[1:], stairs[-1]], color=COLORS["path2"], lw=1)
+    left.plot(across, up, color=COLORS["path2"], lw=1)
     left.set(xlabel=letter, ylabel=f"next {letter}", xlim=view, ylim=view, title=f"γ = {gamma:g}")
     gammas = np.linspace(1, 8, 500)
     state = np.full_like(gammas, start)
@@ -206,18 +162,100 @@ def chain() -> Figure:
     return _cobweb(lambda y, g: y * np.exp(g * y * (1 - y)), 3.0, 0.2, (0.0, 3.2), "y")
 
 
+def split() -> Figure:
+    """Draw the sharpness of the splits between three paths of depth 5, and of one the spectrum."""
+    depths, here = [5, 5, 5], np.array([0.7, 0.2, 0.1])
+    grid = np.linspace(0, 1, 61)
+    first, second = (part.ravel() for part in np.meshgrid(grid, grid))
+    kept = first + second <= 1 + 1e-9
+    first, second = first[kept], second[kept]
+    third = np.maximum(0, 1 - first - second)
+    corners = np.array([[0, 0], [1, 0], [0.5, 3**0.5 / 2]])  # of paths 1, 2, 3
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.8))
+    splits = np.stack([first, second, third], -1)
+    sharpness = theory.mode_sharpness(depths, splits)
+    levels = left.tricontour(*(splits @ corners).T, sharpness, 8, cmap="viridis")
+    left.clabel(levels, fontsize=9)
+    left.plot(*corners[[0, 1, 2, 0]].T, color=COLORS["theory"], lw=1)
+    left.plot(*corners.mean(0), "*", ms=12, color=COLORS["path3"], label="flattest")
+    left.plot(*(here @ corners), "o", color=COLORS["GD"], label="a split")
+    for h, (place, up) in enumerate(zip(corners, (-0.08, -0.08, 0.04), strict=True)):
+        left.text(place[0], place[1] + up, f"path {h + 1}", ha="center")
+    left.set(aspect="equal", ylim=(-0.15, 1))
+    left.axis("off")
+    left.legend(loc="upper left")
+    values = theory.cross_mode_sharpness(depths, np.outer([1, 0.5], here))
+    names = ["mode 1", "between, twice", "mode 2"]
+    right.bar(names, [values[0, 0], values[0, 1], values[1, 1]], color=COLORS["GD"])
+    right.set(ylabel="Hessian eigenvalues")
+    return fig
+
+
+def ladder() -> Figure:
+    """Draw four modes at one step size: their sharpness, and how they are split."""
+    eta, targets, modes = 0.14, np.array([1.0, 0.9, 0.8, 0.5]), np.arange(1, 5)
+    run = simulate_modes([DEPTH] * 2, targets, eta, [0.02, 0.005], 4000).strengths
+    end = run[:, -2:].mean(1).numpy()
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.6))
+    single = theory.single_path_sharpness(DEPTH, targets)
+    left.bar(modes, single, fc="none", ec=COLORS["theory"], lw=1, label="of a single path")
+    sharp = theory.mode_sharpness([DEPTH] * 2, end)
+    left.bar(modes, sharp, color=COLORS["GD"], label="at the end", zorder=0)
+    left.axhline(2 / eta, color=COLORS["theory"], ls="--", lw=1, label="2/η")
+    left.set(xlabel="mode", ylabel="sharpness", xticks=modes)
+    left.legend()
+    right.bar(modes, end[:, 0], color=COLORS["path1"], label="path 1")
+    right.bar(modes, end[:, 1], bottom=end[:, 0], color=COLORS["path2"], label="path 2")
+    right.set(xlabel="mode", ylabel="signal", xticks=modes)
+    right.legend()
+    return fig
+
+
+def restore() -> Figure:
+    """Draw two pathways under plain descent and under IAM-D, as matrix networks of width 1."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    fig, panels = plt.subplots(1, 2, figsize=(8.6, 3.4), sharey=True)
+    for ax, rho in zip(panels, (0.0, 0.1), strict=True):
+        net = MultiPathway([6, 6], 1).start_balanced([0.05, 0.02])
+        optimizer: Any = torch.optim.SGD(net.parameters(), lr=0.12)
+        if rho:
+            options = {"rho": rho, "beta": 1.0, "divergence": "gaussian", "lr": 0.12}
+            optimizer = IAMD(net.parameters(), torch.optim.SGD, **options)
+        record = []
+        for _ in range(1000):
+            optimizer.zero_grad()
+            if rho:
+                optimizer.step(lambda net=net: (net.loss(one), net(one)))
+            else:
+                net.loss(one).backward()
+                optimizer.step()
+            record.append(net.path_maps().detach().flatten())
+        for h, strength in enumerate(torch.stack(record).T):
+            means = strength.reshape(-1, 20).mean(1)
+            ax.plot(range(10, 1000, 20), means, color=COLORS[f"path{h + 1}"], label=f"path {h + 1}")
+        ax.set(xlabel="step", title="IAM-D" if rho else "plain descent", ylim=(0, 1.05))
+    panels[0].set_ylabel("strengths")
+    panels[0].legend()
+    return fig
+
+
 STILLS: dict[str, Callable[[], Figure]] = {
     "ball": ball,
+    "boundary": boundary,
     "chain": chain,
+    "ladder": ladder,
     "overshoot": overshoot,
     "pathways": pathways,
     "plane": plane,
+    "restore": restore,
+    "split": split,
     "walk": walk,
 }
 
 
 def write(folder: Path) -> None:
-    """Draw each of them into a folder, alike every time."""
+    """Draw each of them into a folder, alike every time, and write the data that a figure reads."""
+    (folder / "boundary-data.mjs").write_text(as_module(), "utf-8")
     use_style()
     with plt.rc_context({"svg.hashsalt": "flatmin"}):
         for name, draw in STILLS.items():

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from _tools import stills
+from _tools import boundary, stills
 from _tools.chapters import HERE
 from _tools.directives import frame
 
@@ -29,10 +29,13 @@ class Seen:
         page.on("pageerror", lambda error: self.errors.append(error))
         page.on("console", lambda said: said.type == "error" and self.errors.append(said.text))
         html = (
-            '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            '<!doctype html><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width">'
             f'<link rel="stylesheet" href="/live.css"><body>{frame(name, "A picture.", "/live")}'
         )
         page.route("**/page.html", lambda route: route.fulfill(body=html, content_type="text/html"))
+        data = {"body": boundary.as_module(), "content_type": "text/javascript"}
+        page.route("**/boundary-data.mjs", lambda route: route.fulfill(**data))
         page.route(re.compile(r"\.svg$|favicon"), lambda route: route.fulfill(body="<svg/>"))
 
     @property
@@ -40,7 +43,7 @@ class Seen:
         return self.page.locator(".live-said").inner_text()
 
     def slider(self, label):
-        return self.page.get_by_label(re.compile(f"^{label}"))
+        return self.page.locator(".live-slider", has_text=label).locator("input")
 
     def set(self, label, value):
         slide = (
@@ -170,7 +173,7 @@ def test_one_step_of_algorithm_1_finds_most_and_more_steps_more(live):
 
 def test_only_sgd_stays_at_the_sharp_end(live):
     seen = live("walk")
-    final = dict(re.findall(r"(SGD|SAM|IAM-S|IAM-D) at loss [\d.]+, S ([\d.]+)", seen.said))
+    final = dict(re.findall(r"(SGD|SAM|IAM-S|IAM-D) at loss [\d.]+, S ([\d.]+\d)", seen.said))
     assert all(float(final[m]) < float(final["SGD"]) / 3 for m in ("SAM", "IAM-S", "IAM-D"))
     seen.set("steps taken", 0)
     assert len({*re.findall(r"loss [\d.]+", seen.said)}) == 1  # all at the start
@@ -191,6 +194,57 @@ def test_the_end_of_a_run_is_told_by_its_step(live, name, letter):
     assert "γ_WCR = 3.661, below γ" in seen.said
     seen.drag(-60, 0, number=1)  # γ by its line
     assert "γ = 7.00" not in seen.said
+
+
+def test_the_flattest_split_is_equal_for_equal_depths_only(live):
+    seen = live("split")
+    assert "(0.33, 0.33, 0.33)" in seen.said
+    for path in "₁₂₃":
+        seen.set(f"layers L{path}", 2)
+    assert "every split is equally sharp" in seen.said
+    seen.set("layers L₃", 12)
+    assert "the least is" in seen.said
+    seen.page.locator(".live button").click()
+    assert "This is the flattest" in seen.said
+    seen.drag(0, 60)
+    assert "times the least" in seen.said
+
+
+def test_one_step_moves_the_decisions_and_a_random_direction_does_not(live):
+    seen = live("boundary")
+
+    def changed():
+        return [float(share) for share in re.findall(r"([\d.]+) % of the plane", seen.said)]
+
+    climbed, random = changed()
+    assert climbed > 4 * random
+    seen.page.get_by_text("New noise").click()
+    assert changed() != [climbed, random]
+    seen.set("distance", 0)
+    assert changed() == [0, 0]
+
+
+def test_the_step_says_which_modes_share(live):
+    seen = live("ladder")
+    assert "too sharp for modes 1, 2; spread over both paths: modes 1, 2" in seen.said
+    seen.set("step size", 0.06)
+    assert (
+        "flat enough for every mode; as gradient flow would leave it: modes 1, 2, 3, 4" in seen.said
+    )
+    seen.set("step size", 0.2)
+    assert "not at rest: mode 1" in seen.said
+    level, value = seen.where(0), seen.where(4)
+    seen.drag(0, -30, number=0)  # 2/η by its line
+    assert seen.where(0) != level
+    seen.drag(0, 30, number=4)  # the fourth singular value
+    assert float(seen.where(4).split()[-1]) > float(value.split()[-1])
+
+
+def test_inconsistency_restores_what_a_small_step_breaks(live):
+    seen = live("restore")
+    assert "plain descent ends at (0.95, 0.05), IAM-D at (0.48, 0.48)" in seen.said
+    seen.set("weight", 0)
+    assert "IAM-D at (0.95, 0.05)" in seen.said
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from _tools.chapters import HERE
-from _tools.stills import Toy
+from _tools.toy import METHODS, Toy, column
+from flatlab.models import mlp
 from flatmin.divergences import divergence_named
 from flatmin.fisher import FisherOperator
-from flatmin.inconsistency import local_inconsistency
-from flatmin.optim import IAMD, IAMS, SAM
+from flatmin.inconsistency import local_inconsistency, outputs_at
 from flatmin.pathways import flow_landing, simulate_modes, theory
 
 NODE = shutil.which("node")
@@ -23,7 +24,8 @@ KL = divergence_named("categorical")
 # Infinity and NaN are not JSON: they go as text. So do functions, by their name.
 CALL = """
 import * as all from "./MODULE";
-const text = (key, value) => typeof value === "number" && !Number.isFinite(value) ? `${value}` : value;
+const odd = (value) => typeof value === "number" && !Number.isFinite(value);
+const text = (key, value) => (odd(value) ? `${value}` : value);
 const back = (key, value) => value === "Infinity" ? Infinity : all[value] ?? value;
 const read = [];
 for await (const piece of process.stdin) read.push(piece);
@@ -117,6 +119,16 @@ def test_sharpness_is_the_theory_s():
     compare("modes.mjs", cases)
 
 
+def test_spectra_and_flattest_splits_are_the_theory_s():
+    cases = []
+    for depths, target, _, draw in settings(25, seed=9):
+        cases.append(("flattestSplit", [depths, target], theory.flattest_split(depths, target)))
+        strengths = draw.uniform(0, 1, (3, len(depths)))
+        spectrum = theory.cross_mode_sharpness(depths, strengths)
+        cases.append(("crossModeSharpness", [depths, strengths.tolist()], spectrum))
+    compare("modes.mjs", cases)
+
+
 def toys(count, seed):
     """Weights, a second pair, data, and the radius of random settings of the toy."""
     draw = np.random.default_rng(seed)
@@ -126,24 +138,20 @@ def toys(count, seed):
         yield theta.tolist(), other.tolist(), x, yes, float(draw.uniform(0.05, 0.8)), draw
 
 
-def tensor(values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
 def test_the_toy_is_a_network_of_torch_s():
     cases = []
     for theta, other, x, yes, _, _ in toys(20, seed=1):
         here, data = Toy(*theta), {"x": x.tolist(), "y": yes.tolist()}
-        loss = here.loss(tensor(x), tensor(yes))
+        loss = here.loss(column(*x), column(*yes))
         cases.append(("loss", [theta, data], loss.item()))
         cases.append(("lossGradient", [theta, data], torch.autograd.grad(loss, here.theta)[0]))
         moved = Toy(*other)
-        kl = KL.total(here(tensor(x)), moved(tensor(x))) / len(x)
+        kl = KL.total(here(column(*x)), moved(column(*x))) / len(x)
         first, second = torch.autograd.grad(kl, (here.theta, moved.theta))
         cases.append(("divergence", [theta, other, x.tolist()], kl.item()))
         cases.append(("from", [theta, other, x.tolist()], first))
         cases.append(("towards", [theta, other, x.tolist()], second))
-        fisher = FisherOperator(here, tensor(x))
+        fisher = FisherOperator(here, column(*x))
         F = torch.stack([fisher @ column for column in torch.eye(2, dtype=torch.float64)])
         cases.append(("fisher", [theta, x.tolist()], F))
         cases.append(("top", [F.tolist()], torch.linalg.eigvalsh(F)[-1].item()))
@@ -155,7 +163,7 @@ def test_algorithm_1_and_sam_s_direction_are_the_library_s():
     for theta, _, x, yes, rho, draw in toys(20, seed=2):
         here, seed, steps = Toy(*theta), int(draw.integers(1000)), int(draw.integers(1, 6))
         options = {"rho": rho, "sigma": 0.3, "generator": torch.Generator().manual_seed(seed)}
-        found = local_inconsistency(here, tensor(x), steps=steps, **options)
+        found = local_inconsistency(here, column(*x), steps=steps, **options)
         noise = drawn(seed, 0.3, 1)[0]
         deltas = node("toy.mjs", [("climb", [theta, x.tolist(), noise, rho, steps])])[0]
         assert np.abs(np.array(deltas[-1]) - found.delta.numpy()).max() < 1e-10
@@ -163,7 +171,7 @@ def test_algorithm_1_and_sam_s_direction_are_the_library_s():
             ("divergence", [theta, np.add(theta, delta).tolist(), x.tolist()], value.item())
             for delta, value in zip(deltas, found.history[0], strict=True)
         ]
-        slope = torch.autograd.grad(here.loss(tensor(x), tensor(yes)), here.theta)[0]
+        slope = torch.autograd.grad(here.loss(column(*x), column(*yes)), here.theta)[0]
         data = {"x": x.tolist(), "y": yes.tolist()}
         cases.append(("ascent", [theta, data, rho], rho * slope / slope.norm()))
     compare("toy.mjs", cases)
@@ -180,43 +188,25 @@ def test_the_worst_direction_is_the_best_of_all():
     for theta, _, x, _, rho, _ in toys(5, seed=3):
         found = node("toy.mjs", [("worst", [theta, x.tolist(), rho, 720])])[0]
         assert np.hypot(*found["delta"]) == pytest.approx(rho)
-        S = local_inconsistency(Toy(*theta), tensor(x), rho=rho, steps=50, restarts=8).value
+        S = local_inconsistency(Toy(*theta), column(*x), rho=rho, steps=50, restarts=8).value
         assert found["value"] == pytest.approx(S, rel=1e-3)
 
 
-@pytest.mark.parametrize("method", ["SGD", "SAM", "IAM-S", "IAM-D"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_walk_is_the_optimizer_s(method):
-    cases, count = [], 12
+    cases, steps = [], 12
     for theta, _, x, yes, rho, draw in toys(6, seed=4):
-        here, eta, beta = Toy(*theta), float(draw.uniform(0.05, 0.5)), float(draw.uniform(0, 5))
-        noise = {"sigma": 0.1, "generator": torch.Generator().manual_seed(7)}
-        base = {"lr": eta, **({} if method == "SGD" else {"rho": rho})}
-        made = {
-            "SGD": lambda: torch.optim.SGD(here.parameters(), **base),
-            "SAM": lambda: SAM(here.parameters(), torch.optim.SGD, **base),
-            "IAM-S": lambda: IAMS(here.parameters(), torch.optim.SGD, **base, **noise),
-            "IAM-D": lambda: IAMD(here.parameters(), torch.optim.SGD, beta=beta, **base, **noise),
+        setting = {
+            "eta": float(draw.uniform(0.05, 0.5)),
+            "rho": rho,
+            "beta": float(draw.uniform(0, 5)),
         }
-        optimizer = made[method]()
-        batches = [(tensor(x[:4]), tensor(yes[:4])), (tensor(x[4:]), tensor(yes[4:]))]
-        path = [theta]
-        for time in range(count):
-            inputs, labels = batches[time % 2]
-
-            def closure(inputs=inputs, labels=labels):
-                return here.loss(inputs, labels), here(inputs)
-
-            optimizer.zero_grad()
-            if method == "SGD":
-                closure()[0].backward()
-                optimizer.step()
-            else:
-                optimizer.step(closure)
-            path.append(here.theta.tolist())
+        parts = [slice(None, 4), slice(4, None)]
+        batches = [(column(*x[part]), column(*yes[part])) for part in parts]
+        path = Toy(*theta).walk(method, batches, steps, sigma=0.1, seed=7, **setting)
         shipped = [{"x": a.tolist(), "y": b.tolist()} for a, b in batches]
-        setting = {"eta": eta, "rho": rho, "beta": beta}
-        noises = drawn(7, 0.1, count)
-        cases.append(("walk", [method, theta, shipped, noises, setting, count], path))
+        noises = drawn(7, 0.1, steps)
+        cases.append(("walk", [method, theta, shipped, noises, setting, steps], path))
     compare("toy.mjs", cases)
 
 
@@ -259,3 +249,55 @@ def test_periods():
     cycle = [0.5, 1.2, 0.8]
     cases = [("period", [(states * 40)[:80]], p) for p, states in ((1, [1.0]), (3, cycle))]
     compare("map.mjs", [*cases, ("period", [list(np.random.default_rng(0).random(80))], 0)])
+
+
+def test_the_perceptron_is_torch_s():
+    cases, widths = [], [2, 5, 4, 3]
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        model = mlp(widths, torch.nn.Tanh, generator=generator).double()
+        theta = parameters_to_vector(model.parameters()).detach()
+        x = torch.randn(9, 2, generator=generator).double()
+        noise = 0.3 * torch.randn(len(theta), generator=generator).double()
+        given = [widths, theta.tolist()]
+        cases.append(("logits", [*given, x[0].tolist()], model(x[:1]).detach()[0]))
+        delta = noise.clone().requires_grad_()
+        kl = KL.total(model(x), outputs_at(model, x, delta)) / len(x)
+        (slope,) = torch.autograd.grad(kl, delta)
+        other = (theta + noise).tolist()
+        cases.append(("divergence", [*given, other, x.tolist()], kl.item()))
+        cases.append(("towards", [*given, other, x.tolist()], slope))
+        step = 0.5 * slope / slope.norm()
+        cases.append(("firstStep", [*given, x.tolist(), noise.tolist(), 0.5], step))
+    compare("mlp.mjs", cases)
+
+
+def test_normal_numbers():
+    draws = np.array(node("mlp.mjs", [("normals", [seed, 4000]) for seed in (1, 2)]))
+    assert abs(draws.mean()) < 0.05
+    assert draws.std() == pytest.approx(1, abs=0.05)
+    assert abs(np.corrcoef(draws)[0, 1]) < 0.05
+
+
+def test_iam_d_on_two_chains_goes_through_both_sides():
+    cases, draw = [], np.random.default_rng(12)
+    for depth in (3, 4, 6, 9):
+        layers = column(*draw.uniform(0.3, 1.0, 2)).requires_grad_()
+        eta, rho, beta, sign = 0.1, 0.2, 1.7, (-1) ** depth
+        weights = layers.expand(depth, 2)  # every layer has a copy of its own
+        (slope,) = torch.autograd.grad(weights.prod(0).sum(), weights)
+        there = weights + sign * rho * (slope / slope.norm()).detach()
+        f, g = weights.prod(0).sum(), there.prod(0).sum()
+        objective = (f - 1) ** 2 / 2 + beta * (g - f) ** 2 / 2
+        (pull,) = torch.autograd.grad(objective, weights)
+        moved = layers.detach() - eta * pull[0]
+        setting = {"eta": eta, "rho": rho, "beta": beta}
+        cases.append(("move", [layers.tolist(), depth, setting, sign], moved))
+    compare("chained.mjs", cases)
+
+
+def test_without_a_radius_the_chains_take_plain_steps():
+    start, setting = [0.05, 0.02], {"eta": 0.12, "rho": 0, "beta": 1}
+    run = simulate_modes([6, 6], 1.0, 0.12, start, 200).strengths[1:].numpy()
+    means = run.reshape(10, 20, 2).mean(1)
+    compare("chained.mjs", [("train", [start, 6, setting, 200, 20], means)])

@@ -65,12 +65,13 @@ export function panels(width, shares, tall = 290) {
 }
 
 let clips = 0;
-// A group whose marks end at the box.
-export function clipped(parent, [left, top, right, bottom]) {
+// A group whose marks end at an outline, or at a box.
+export function within(parent, outline) {
   const id = `live-clip-${(clips += 1)}`;
-  mark(mark(parent, "clipPath", { id }), "rect", { x: left, y: top, width: right - left, height: bottom - top });
+  mark(mark(parent, "clipPath", { id }), "path", { d: outline });
   return mark(parent, "g", { "clip-path": `url(#${id})` });
 }
+export const clipped = (parent, [left, top, right, bottom]) => within(parent, `M${left} ${top}H${right}V${bottom}H${left}Z`);
 
 // Axes of one panel with ticks as [value, letters], and what they show.
 export function axes(parent, { x, y, box: [left, top, right, bottom], xTicks, yTicks, xLabel, yLabel }) {

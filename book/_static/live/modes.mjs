@@ -67,3 +67,35 @@ export const balancedSharpness = (L, paths, target) => L * paths ** (2 / L - 1) 
 
 // Where a run ends: the mean of its last two states, which is the middle of a swing.
 export const ending = (history) => history.at(-1).map((strength, h) => (strength + history.at(-2)[h]) / 2);
+
+// All non-zero Hessian eigenvalues of the matrix network, by pairs of modes; strengths[i][h] is that
+// of mode i in path h: Σ_h Σ_ℓ σ_hi^{2(L_h − ℓ)/L_h} σ_hj^{2(ℓ − 1)/L_h}.
+export const crossModeSharpness = (depths, strengths) => strengths.map((one) => strengths.map((other) =>
+  depths.reduce((sum, L, h) => {
+    for (let l = 1; l <= L; l += 1) sum += one[h] ** ((2 * (L - l)) / L) * other[h] ** ((2 * (l - 1)) / L);
+    return sum;
+  }, 0)));
+
+// The split of least sharpness: at it 2 (L_h − 1) σ_h^{1 − 2/L_h} is the same for all paths. Bisection
+// for the logarithm of this price; a path of depth 2 has the price 2, whatever it carries.
+export function flattestSplit(depths, target) {
+  const carried = (price) => depths.map((L) => (L > 2 ? Math.exp(((price - Math.log(2 * (L - 1))) * L) / (L - 2)) : 0));
+  const total = (price) => carried(price).reduce((sum, strength) => sum + strength, 0);
+  const shallow = depths.filter((L) => L === 2).length;
+  let split;
+  if (shallow && total(Math.log(2)) < target) {
+    const deep = carried(Math.log(2));
+    const rest = (target - total(Math.log(2))) / shallow;
+    split = depths.map((L, h) => (L === 2 ? rest : deep[h]));
+  } else {
+    let [low, high] = [-50, 50];
+    for (let halving = 0; halving < 200; halving += 1) {
+      const middle = (low + high) / 2;
+      if (total(middle) > target) high = middle;
+      else low = middle;
+    }
+    split = carried(low);
+  }
+  const sum = split.reduce((a, b) => a + b);
+  return split.map((strength) => (strength * target) / sum);
+}

@@ -9,11 +9,20 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 from _tools.scoreboard import Row
 from _tools.stills import STILLS
 from flatbook.claims import required
 from flatbook.figures import use_style
+
+PREAMBLE = r"""
+\newenvironment{sphinxVerbatimInput}{}{}
+\newenvironment{sphinxVerbatimOutput}{}{}
+\definecolor{VerbatimColor}{RGB}{247,247,247}
+\definecolor{VerbatimBorderColor}{RGB}{225,225,225}
+\setmonofont{DejaVu Sans Mono}[Scale=0.82]
+"""
 
 
 def formulas(text: str) -> list[nodes.Node]:
@@ -45,16 +54,28 @@ def verdict(row: Row) -> nodes.Element:
     return nodes.block_quote("", said)
 
 
-def add_stills(app: Sphinx, doctree: nodes.document) -> None:
-    """Put the picture of each live figure, with its description, in the figure's place."""
+def set_up(app: Sphinx, config: Config) -> None:
+    """Choose the plain class of Sphinx: that of Jupyter Book wants fonts of a gigabyte."""
+    config["latex_theme"] = "manual"
+    config["latex_elements"].setdefault("preamble", "")
+    config["latex_elements"]["preamble"] += PREAMBLE
+    config["latex_elements"]["papersize"] = "a4paper"
+    config["latex_elements"]["sphinxsetup"] = "hmargin=2.2cm, vmargin=2.4cm"
+
+
+def adapt(app: Sphinx, doctree: nodes.document) -> None:
+    """Leave out folded code, and put pictures in the place of live figures."""
     if app.builder.format != "latex":
         return
+    for cell in list(doctree.findall(nodes.container)):
+        if {"cell_input", "tag_hide-input"} <= {*cell["classes"], *cell.parent["classes"]}:
+            cell.parent.remove(cell)
     for live in list(doctree.findall(nodes.raw)):
         found = re.search(r'live-still" src="[^"]*?(\w+)\.svg" alt="([^"]*)"', live.astext())
         if found:
             picture = rf"\noindent\includegraphics[width=\linewidth]{{live-{found[1]}.pdf}}"
             said = nodes.paragraph("", "", nodes.emphasis("", unescape(found[2])))
-            live.replace_self([nodes.raw("", picture, format="latex"), said])
+            live.parent.replace(live, [nodes.raw("", picture, format="latex"), said])
 
 
 def draw_stills(app: Sphinx, error: Exception | None) -> None:

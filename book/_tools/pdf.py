@@ -13,7 +13,7 @@ from _tools.chapters import HERE, Book
 NAME = "flat-minima"
 DEBIAN = (
     "latexmk texlive-xetex texlive-latex-extra texlive-fonts-recommended fonts-freefont-otf"
-    " texlive-lang-greek tex-gyre"
+    " fonts-dejavu-core texlive-lang-greek"
 )
 
 

@@ -8,7 +8,7 @@ from docutils.utils import new_document
 
 from _tools import pdf
 from _tools.directives import frame
-from _tools.paper import add_stills, formulas, verdict
+from _tools.paper import adapt, formulas, verdict
 from _tools.scoreboard import Row
 from _tools.stills import STILLS
 
@@ -62,7 +62,7 @@ def test_a_live_figure_leaves_its_picture_and_its_description():
     page = new_document("page")
     page += nodes.raw("", frame("plane", 'A "map" & more.', "../_static/live"), format="html")
     page += nodes.raw("", "<b>other</b>", format="html")
-    add_stills(LATEX, page)
+    adapt(LATEX, page)
     picture, said, other = page.children
     assert picture["format"] == "latex"
     assert r"\includegraphics[width=\linewidth]{live-plane.pdf}" in picture.astext()

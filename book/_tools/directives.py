@@ -109,7 +109,9 @@ class Scoreboard(SphinxDirective):
             group += nodes.title("", "", _link(name, titles.get(name, name), self.env.docname))
             lines = [self._line(row) for row in board if row.chapter == name]
             head = ["claim", "the paper", "ours", "scale", "verdict", "why"]
-            group += self._table(head, lines, "scoreboard")
+            group += nodes.raw("", r"\begingroup\footnotesize", format="latex")
+            group += self._table(head, lines, "scoreboard", widths=(26, 12, 25, 9, 14, 14))
+            group += nodes.raw("", r"\endgroup", format="latex")
             groups.append(group)
         return [counts, controls, *groups]
 
@@ -123,7 +125,7 @@ class Scoreboard(SphinxDirective):
             )
             for source in SOURCES.values()
         ]
-        return self._table(["claims of", *VERDICTS], lines, "board-counts")
+        return self._table(["claims of", *VERDICTS], lines, "board-counts", widths=(1,) * 7)
 
     def _line(self, row: Row) -> nodes.row:
         entry = row.entry
@@ -163,11 +165,14 @@ class Scoreboard(SphinxDirective):
         )
 
     @staticmethod
-    def _table(head: list[str], lines: Iterable[nodes.row], name: str) -> nodes.table:
-        group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
+    def _table(
+        head: list[str], lines: Iterable[nodes.row], name: str, *, widths: tuple[int, ...]
+    ) -> nodes.table:
+        columns = (nodes.colspec(colwidth=width) for width in widths)
+        group = nodes.tgroup("", *columns, cols=len(head))
         group += nodes.thead("", nodes.row("", *(_cell(_said(word)) for word in head)))
         group += nodes.tbody("", *lines)
-        return nodes.table("", group, classes=[name])
+        return nodes.table("", group, classes=[name, "longtable", "colwidths-given"])
 
 
 def _cell(*content: nodes.Node) -> nodes.entry:

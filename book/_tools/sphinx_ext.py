@@ -12,7 +12,7 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-from _tools import cards, share, stills
+from _tools import cards, paper, share, stills
 from _tools.address import repository
 from _tools.chapters import Chapter
 from _tools.directives import Chapters, Live, Scoreboard, book_of, facts, label
@@ -41,6 +41,8 @@ def add_facts(app: Sphinx, doctree: nodes.document) -> None:
     title = next(doctree.findall(nodes.title))
     below = nodes.paragraph("", facts(chapter), classes=["chapter-facts"])
     title.parent.insert(title.parent.index(title) + 1, below)
+    if app.builder.format != "html":  # nothing to download
+        return
     for figure in doctree.findall(nodes.figure):
         for name in set(figure["names"]) & set(stamp["figures"]):
             file = chapter.data / f"{name}.csv"
@@ -57,7 +59,7 @@ def add_facts(app: Sphinx, doctree: nodes.document) -> None:
 
 def add_cards(app: Sphinx, doctree: nodes.document) -> None:
     """Turn each printed verdict into a card, and show all verdicts below the first figure."""
-    page = app.env.docname
+    page, on_screen = app.env.docname, app.builder.format == "html"
     board = f"{'../' * page.count('/')}scoreboard.html"
     of_page = {row.id: row for row in rows(book_of(app)) if row.chapter == page}
     shown = []
@@ -73,7 +75,9 @@ def add_cards(app: Sphinx, doctree: nodes.document) -> None:
                 continue
             pieces += [
                 _printed(output, plain),
-                nodes.raw("", cards.card(row, board), format="html"),
+                nodes.raw("", cards.card(row, board), format="html")
+                if on_screen
+                else paper.verdict(row),
             ]
             plain = []
             shown.append(row)
@@ -82,7 +86,7 @@ def add_cards(app: Sphinx, doctree: nodes.document) -> None:
             )
         if pieces:
             output.replace_self([n for n in [*pieces, _printed(output, plain)] if n.astext()])
-    if shown:
+    if shown and on_screen:
         top = next(doctree.findall(nodes.section))
         body = next((i for i, n in enumerate(top) if isinstance(n, nodes.section)), len(top))
         pictured = [i for i, n in enumerate(top[:body]) if any(n.findall(nodes.image))]
@@ -181,6 +185,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     # Before Sphinx collects the files to download, which it does at priority 500.
     app.connect("doctree-read", add_facts, priority=400)
     app.connect("doctree-read", add_cards)
+    app.connect("config-inited", paper.set_up, priority=900)
+    app.connect("doctree-read", paper.adapt)
     app.connect("config-inited", tell_counts, priority=100)
     app.connect("env-get-outdated", read_again)
     app.connect("autodoc-process-docstring", escape_bars)
@@ -191,5 +197,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("build-finished", copy_scripts)
     app.connect("build-finished", write_board)
     app.connect("build-finished", share.write_sitemap)
+    app.connect("build-finished", paper.draw_stills)
     app.config["mathjax_path"] = "../mathjax/tex-mml-chtml.js"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -139,9 +139,9 @@ class Climber(Wrapper):
         """
         if self._attached:
             raise RuntimeError("perturbed() would climb twice: the attached model climbs by itself")
-        visit, reference = self._depart(forward, self._module)
+        visit, *reference = self._depart(forward, self._module)
         try:
-            yield reference
+            yield reference.pop()  # not kept here: with a large vocabulary it is large
         finally:
             visit.home()
         self._climbed = self._steps_by_there

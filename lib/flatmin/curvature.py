@@ -5,7 +5,9 @@ The matrix is any :class:`Operator` of size m: the Fisher matrix F(θ) of
 :class:`flatmin.hessian.HessianOperator`.
 A vector is a tensor (m,): the parameters that require a gradient, or those of ``params``, flattened
 in their order. Curvature is that of the model in evaluation mode; the model itself is left as it
-was. It may be asked for in ``torch.no_grad`` and ``torch.inference_mode``, too.
+was. It may be asked for in ``torch.no_grad`` and ``torch.inference_mode``, too. Where several
+processes have a part of the inputs each, all of them call :func:`top_eigenpairs` or :func:`trace`
+of a Fisher operator with ``sync=True``, and find the same.
 
 Everywhere here a *batch* is what the model is called with: a tensor ``x`` for ``model(x)``, a tuple
 for ``model(*batch)``, a dict for ``model(**batch)``. Where a batch can stand, so can a list or

@@ -1,6 +1,10 @@
 import json
 
+import pytest
+
 from _tools.check import problems
+
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 def test_what_check_finds_after_each_kind_of_damage(tiny):
@@ -97,11 +101,3 @@ def test_a_hand_made_error_or_warning_in_an_output_is_found(tiny):
     ]
     chapter.twin.write_text(json.dumps(notebook))
     assert any("holds the error ValueError; mend it" in problem for problem in problems(tiny.book))
-
-
-def test_a_verdict_by_interval_and_a_failed_gate_are_in_step(tiny):
-    for call in ("check(0.0, interval=(-1.0, 1.0))", "untestable('No gate.')"):
-        tiny.chapter("part/01-one", f'from flatbook import claim\nclaim("B.2-sharpness").{call}')
-        assert tiny.execute() == 0
-        tiny.track()
-        assert problems(tiny.book) == []

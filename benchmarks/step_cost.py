@@ -218,7 +218,7 @@ def told(options: argparse.Namespace) -> dict[str, object]:
     """Where the figures come from."""
     cuda = options.device == "cuda"
     return {
-        "command": "python " + " ".join(["benchmarks/step_cost.py", *sys.argv[1:]]),
+        "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         **provenance(Place(device=options.device)),
         "threads": torch.get_num_threads(),
         "clock": "wall" if cuda else "processor time of the one thread",
@@ -230,11 +230,8 @@ def told(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Measure, print, and with --json keep."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What to measure, and on what."""
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--depth", type=int, default=16)
     parser.add_argument("--widen", type=int, default=2)
@@ -243,15 +240,36 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--alone", action="store_true", help="a process each, allocator as it is")
-    parser.add_argument("--json", action="store_true", help="write book/results/step-cost-….json")
-    options = parser.parse_args()
-    if GLIBC and not options.alone:
+    parser.add_argument("--json", action="store_true", help="write a record into book/results")
+    parser.set_defaults(alone=False)
+
+
+def prepare(*, keep: bool = True) -> None:
+    """One thread, the fast kernels of a GPU, and, to ``keep``, freed memory for the next graph."""
+    if GLIBC and keep:
         keep_freed_memory()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
+
+
+def suffix(options: argparse.Namespace) -> str:
+    """What the name of a record says of its options."""
+    flags = ["bf16"] * options.bf16 + ["channels-last"] * options.channels_last
+    flags += ["compiled"] * options.compile + ["alone"] * options.alone
+    return "-".join([f"wrn-{options.depth}-{options.widen}", options.device, *flags])
+
+
+def main() -> None:
+    """Measure, print, and with --json keep."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_flags(parser)
+    parser.add_argument("--alone", action="store_true", help="a process each, allocator as it is")
+    options = parser.parse_args()
+    prepare(keep=not options.alone)
 
     figures = measure(options)
     columns = ["counted", "ratio", "milliseconds", "images_per_second", "peak_ratio"]
@@ -259,10 +277,7 @@ def main() -> None:
     for name, row in figures.items():
         print(f"{name:14s}" + "".join(f"{row[column]:19.3g}" for column in columns))
     if options.json:
-        flags = ["bf16"] * options.bf16 + ["channels-last"] * options.channels_last
-        flags += ["compiled"] * options.compile + ["alone"] * options.alone
-        name = f"step-cost-wrn-{options.depth}-{options.widen}"
-        path = ROOT / "book" / "results" / ("-".join([name, options.device, *flags]) + ".json")
+        path = ROOT / "book" / "results" / f"step-cost-{suffix(options)}.json"
         path.parent.mkdir(exist_ok=True)
         record = {"provenance": told(options), "figures": figures}
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

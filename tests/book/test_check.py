@@ -4,6 +4,8 @@ import pytest
 
 from _tools.check import problems
 
+pytestmark = pytest.mark.usefixtures("at_once")
+
 
 def test_what_check_finds_after_each_kind_of_damage(tiny):
     chapter = tiny.chapter("part/01-one", tiny.plot)

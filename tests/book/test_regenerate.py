@@ -6,10 +6,13 @@ import subprocess
 import matplotlib.image
 import nbformat
 import numpy as np
+import pytest
 
 from _tools import compare
 from _tools.execute import COMMITTED_TIER, Run
 from _tools.regenerate import changed_since, moved, regenerate
+
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 def committed_run(chapter):

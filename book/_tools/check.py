@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import subprocess
@@ -202,6 +203,7 @@ def problems(book: Book) -> list[str]:
 
 def main() -> None:
     """Print every problem; exit with 1 if there is any."""
+    argparse.ArgumentParser(prog="make check", description=__doc__).parse_args()
     found = problems(HERE)
     for problem in found:
         print(problem, file=sys.stderr)

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-from _tools import cards, share, stills
+from _tools import cards, policy, share, stills
 from _tools.address import repository
 from _tools.chapters import Chapter
 from _tools.directives import Chapters, Live, Scoreboard, book_of, facts, label
@@ -112,7 +112,7 @@ def add_sliders(app: Sphinx, doctree: nodes.document) -> None:
     for figure in doctree.findall(nodes.figure):
         for name in set(figure["names"]) & set(sliders):
             curves = json.dumps(sliders[name], ensure_ascii=False, separators=(",", ":"))
-            inert = curves.replace("</", "<\\/")
+            inert = curves.replace("<", "\\u003c")
             script = f'<script class="interactive" type="application/json">{inert}</script>'
             figure.insert(1, nodes.raw("", script, format="html"))
 
@@ -220,5 +220,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("build-finished", copy_scripts)
     app.connect("build-finished", write_board)
     app.connect("build-finished", share.write_sitemap)
+    app.connect("build-finished", policy.write_policies, priority=900)
     app.config["mathjax_path"] = "../mathjax/tex-mml-chtml.js"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

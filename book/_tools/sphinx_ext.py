@@ -12,7 +12,7 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-from _tools import cards, paper, share, stills
+from _tools import cards, paper, policy, share, stills
 from _tools.address import repository
 from _tools.chapters import Chapter
 from _tools.directives import Chapters, Live, Scoreboard, book_of, facts, label
@@ -198,5 +198,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("build-finished", write_board)
     app.connect("build-finished", share.write_sitemap)
     app.connect("build-finished", paper.draw_stills)
+    app.connect("build-finished", policy.write_policies, priority=900)
     app.config["mathjax_path"] = "../mathjax/tex-mml-chtml.js"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

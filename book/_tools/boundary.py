@@ -32,7 +32,7 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     for _ in range(500):
         optimizer.zero_grad()
-        cross_entropy(model(points), labels).backward()
+        cross_entropy(model(points), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model, points, labels
 

@@ -219,15 +219,16 @@ def restore() -> Figure:
         net = MultiPathway([6, 6], 1).start_balanced([0.05, 0.02])
         optimizer: Any = torch.optim.SGD(net.parameters(), lr=0.12)
         if rho:
-            options = {"rho": rho, "beta": 1.0, "divergence": "gaussian", "lr": 0.12}
-            optimizer = IAMD(net.parameters(), torch.optim.SGD, **options)
+            optimizer = IAMD(
+                net.parameters(), torch.optim.SGD, rho=rho, divergence="gaussian", lr=0.12
+            )
         record = []
         for _ in range(1000):
             optimizer.zero_grad()
             if rho:
                 optimizer.step(lambda net=net: (net.loss(one), net(one)))
             else:
-                net.loss(one).backward()
+                net.loss(one).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             record.append(net.path_maps().detach().flatten())
         for h, strength in enumerate(torch.stack(record).T):

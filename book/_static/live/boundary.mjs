@@ -31,7 +31,7 @@ function directions(draw) {
 
 function draw(svg, { along, draw: number }, width) {
   const { boxes, height } = panels(width, [1, 1], 340);
-  const ticks = [-2, 0, 2].map((value) => [value, `${value}`]);
+  const ticks = [[-2, "−2"], [0, "0"], [2, "2"]];
   const found = directions(number).map((delta, i) => {
     const [left, top, right, bottom] = boxes[i];
     const edge = Math.min(right - left, bottom - top);

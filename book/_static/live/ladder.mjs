@@ -47,7 +47,7 @@ function draw(svg, state, width) {
   const ceiling = 1.25 * depth;
   const y = scale([0, ceiling], [box[3], box[1]]);
   const [x, left, wide] = places(box);
-  axes(svg, { x, y, box, xTicks: ticks, yTicks: [0, depth / 2, depth].map((value) => [value, `${value}`]), xLabel: "", yLabel: "sharpness: of a single path (outline), at the end (filled)" });
+  axes(svg, { x, y, box, xTicks: ticks, yTicks: [0, depth / 2, depth].map((value) => [value, `${value}`]), xLabel: "", yLabel: "sharpness: one path (outline), end (filled)" });
   modes.forEach(({ single, sharp, rests }, i) => {
     const bar = (value, name) => mark(svg, "rect", { class: name, x: left(i), y: Math.max(box[1], y(value)), width: wide, height: box[3] - Math.max(box[1], y(value)) });
     if (rests) bar(sharp, "bar path1");

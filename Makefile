@@ -56,7 +56,10 @@ release: figures html ## Build the wheel, the site and the figures with their da
 bootstrap: $(READY) ## Renew the first cell of every chapter
 	@$(TOOLS).bootstrap
 
-test: lint check html unit nbval ## Lint, types, checks, tests, and every notebook's outputs
+test: $(READY) ## Lint, types, checks, tests, and every notebook's outputs
+	@$(MAKE) --no-print-directory -j$(JOBS) html lint check
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory nbval
 
 lint: $(READY)
 	@$(VENV)/bin/ruff format --check .

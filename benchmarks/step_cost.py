@@ -1,5 +1,7 @@
 """What a step costs: SGD, SAM, IAM-S and both forms of IAM-D on one WRN, steps interleaved.
 
+"IAM-S, quarter" finds its direction on a quarter of the batch.
+
 Run `python benchmarks/step_cost.py`, or on a GPU
 
     python benchmarks/step_cost.py --device cuda --widen 8 --bf16 --channels-last --compile
@@ -41,7 +43,14 @@ from flatmin.penalty import InconsistencyPenalty
 
 ROOT = Path(__file__).parents[1]
 GLIBC = platform.libc_ver()[0] == "glibc"
-COUNTED = {"SGD": 3, "SAM": 6, "IAM-S": 7, "IAM-D penalty": 9, "IAM-D step": 10}  # fwd 1, bwd 2
+COUNTED = {  # a forward pass 1, a backward pass 2
+    "SGD": 3,
+    "SAM": 6,
+    "IAM-S": 7,
+    "IAM-S, quarter": 4,
+    "IAM-D penalty": 9,
+    "IAM-D step": 10,
+}
 
 
 def keep_freed_memory() -> None:
@@ -73,6 +82,9 @@ def steps(
         optimizer = {
             "SAM": lambda: SAM(model.parameters(), SGD, rho=0.1, module=model, **settings),
             "IAM-S": lambda: IAMS(model.parameters(), SGD, module=model, **climb, **settings),
+            "IAM-S, quarter": lambda: IAMS(
+                model.parameters(), SGD, module=model, **climb, **settings
+            ),
             "IAM-D step": lambda: IAMD(model.parameters(), SGD, module=model, **climb, **settings),
         }.get(name, lambda: SGD(model.parameters(), **settings))()
 
@@ -81,8 +93,16 @@ def steps(
                 logits = model(x)
                 return cross_entropy(logits, y), logits
 
+        def seen() -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+                return model(x[: len(x) // 4])
+
         def step() -> object:
             optimizer.zero_grad()
+            if name == "IAM-S, quarter":
+                with optimizer.perturbed(seen):
+                    closure()[0].backward()
+                return optimizer.step()
             if name not in ("SGD", "IAM-D penalty"):
                 return optimizer.step(closure)
             loss, logits = closure()
@@ -198,7 +218,7 @@ def told(options: argparse.Namespace) -> dict[str, object]:
     """Where the figures come from."""
     cuda = options.device == "cuda"
     return {
-        "command": "python " + " ".join(["benchmarks/step_cost.py", *sys.argv[1:]]),
+        "command": "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         **provenance(Place(device=options.device)),
         "threads": torch.get_num_threads(),
         "clock": "wall" if cuda else "processor time of the one thread",
@@ -210,11 +230,8 @@ def told(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Measure, print, and with --json keep."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What to measure, and on what."""
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--depth", type=int, default=16)
     parser.add_argument("--widen", type=int, default=2)
@@ -223,15 +240,36 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--alone", action="store_true", help="a process each, allocator as it is")
-    parser.add_argument("--json", action="store_true", help="write book/results/step-cost-….json")
-    options = parser.parse_args()
-    if GLIBC and not options.alone:
+    parser.add_argument("--json", action="store_true", help="write a record into book/results")
+    parser.set_defaults(alone=False)
+
+
+def prepare(*, keep: bool = True) -> None:
+    """One thread, the fast kernels of a GPU, and, to ``keep``, freed memory for the next graph."""
+    if GLIBC and keep:
         keep_freed_memory()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
+
+
+def suffix(options: argparse.Namespace) -> str:
+    """What the name of a record says of its options."""
+    flags = ["bf16"] * options.bf16 + ["channels-last"] * options.channels_last
+    flags += ["compiled"] * options.compile + ["alone"] * options.alone
+    return "-".join([f"wrn-{options.depth}-{options.widen}", options.device, *flags])
+
+
+def main() -> None:
+    """Measure, print, and with --json keep."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_flags(parser)
+    parser.add_argument("--alone", action="store_true", help="a process each, allocator as it is")
+    options = parser.parse_args()
+    prepare(keep=not options.alone)
 
     figures = measure(options)
     columns = ["counted", "ratio", "milliseconds", "images_per_second", "peak_ratio"]
@@ -239,10 +277,7 @@ def main() -> None:
     for name, row in figures.items():
         print(f"{name:14s}" + "".join(f"{row[column]:19.3g}" for column in columns))
     if options.json:
-        flags = ["bf16"] * options.bf16 + ["channels-last"] * options.channels_last
-        flags += ["compiled"] * options.compile + ["alone"] * options.alone
-        name = f"step-cost-wrn-{options.depth}-{options.widen}"
-        path = ROOT / "book" / "results" / ("-".join([name, options.device, *flags]) + ".json")
+        path = ROOT / "book" / "results" / f"step-cost-{suffix(options)}.json"
         path.parent.mkdir(exist_ok=True)
         record = {"provenance": told(options), "figures": figures}
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -1,11 +1,15 @@
-"""Run the workflows' own commands in a clean clone with another remote, as a fork's runner would.
+"""Run the workflows' own commands in a clean clone, as the runner of a fork would.
 
-``python tests/rehearse.py test.launch`` runs one job, ``python tests/rehearse.py`` lists them.
-Pushes go to a bare copy; ``gh`` is a stand-in that prints what it is asked for. Steps that use an
-action are named and left out: those need GitHub.
+``python tests/rehearse.py test.launch`` runs one job, ``python tests/rehearse.py`` lists them, and
+``--whole`` leaves nothing out that ``.ci/run`` has run already. Nothing in the clone is edited but
+what a step edits; its remote is a bare copy, which takes the pushes, and GitHub's words name the
+repository ``fork/book``. ``gh`` is a stand-in that prints what it is asked for, and lists nothing.
+The clone borrows this environment, so steps that install other versions are named and left out,
+like those that use an action; of an action that uploads, the files must be there.
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,53 +18,81 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
+SAID = {"github.event.before": "HEAD~1", "github.server_url": "https://github.com"}
+SAID |= {"github.repository": "fork/book", "github.run_id": "1", "github.token": "none"}
+INSTALLS = re.compile(r"pip install .*-e |constraints\.txt$|\$\{\{ matrix")
+COVERED = re.compile(r"\.ci/run$|pytest -q tests/flatmin")
 
 
 def jobs():
-    """Every job of every workflow, as ``workflow.job``."""
-    return {
-        f"{path.stem}.{name}": (yaml.safe_load(path.read_text("utf-8")).get("env", {}), job)
-        for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-        for name, job in yaml.safe_load(path.read_text("utf-8"))["jobs"].items()
-    }
+    """Every job of every workflow, as ``workflow.job``, with its environment."""
+    found = {}
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        workflow = yaml.safe_load(path.read_text("utf-8"))
+        for name, job in workflow["jobs"].items():
+            found[f"{path.stem}.{name}"] = {**workflow.get("env", {}), **job.get("env", {})}, job
+    return found
 
 
-def rehearse(name, folder):
-    """Run a job's commands in a clone in ``folder``; return how many failed."""
-    bare, clone, stubs = (folder / part for part in ("fork.git", "clone", "bin"))
-    folder.mkdir(parents=True)
-    for source, target, *options in ((ROOT, bare, "--bare"), (bare, clone)):
+def clone(folder):
+    """Clone this repository by way of a bare one, and lend the clone this environment."""
+    bare, checkout, stubs = (folder / part for part in ("fork.git", "clone", "bin"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, target, *options in ((ROOT, bare, "--bare"), (bare, checkout)):
         subprocess.run(["git", "clone", "-q", *options, str(source), str(target)], check=True)
     stubs.mkdir()
-    (stubs / "gh").write_text('#!/bin/sh\necho "gh $*"\n')
+    (stubs / "gh").write_text('#!/bin/sh\ntest "$2" = list || echo "gh $*"\n')
     (stubs / "gh").chmod(0o755)
+    (checkout / ".venv").symlink_to(sys.prefix)
+    (checkout / ".git" / "info" / "exclude").write_text(".venv\n")
+    for name in ("pyproject.toml", "constraints.txt"):
+        os.utime(checkout / name, (0, 0))  # so that make finds the environment ready
+    return checkout, stubs
+
+
+def environment(checkout, stubs, words):
+    """What a step sees: GitHub's words, the stand-ins, and the clone's own library."""
+    pattern = re.compile(r"\$\{\{ *([\w.]+) *\}\}")
+    said = {key: pattern.sub(lambda m: SAID[m[1]], str(value)) for key, value in words.items()}
+    path = [str(stubs), str(Path(sys.prefix, "bin")), os.environ["PATH"]]
+    own = {"PATH": os.pathsep.join(path), "PYTHONPATH": str(checkout / "lib")}
+    github = {"GITHUB_REPOSITORY": "fork/book", "GITHUB_SERVER_URL": "https://github.com"}
+    return {**os.environ, **own, **github, "GITHUB_REF_NAME": "v0", "CI": "true", **said}
+
+
+def rehearse(name, folder, *, whole=False):
+    """Run a job's commands in a clone in ``folder``, or in the one there; say what failed."""
     general, job = jobs()[name]
-    environment = {
-        **os.environ,
-        **general,
-        "CI": "true",
-        "GITHUB_REPOSITORY": "fork/book",
-        "GITHUB_SERVER_URL": "https://github.com",
-        "GITHUB_REF_NAME": "main",
-        "PATH": f"{stubs}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    failed = 0
+    checkout, stubs = folder / "clone", folder / "bin"
+    if not checkout.exists():
+        clone(folder)
+    failed = []
     for step in job["steps"]:
-        if "run" not in step:
-            print(f"-- left out: {step['uses']}")
+        command = step.get("run", "").strip()
+        if not command:
+            path = step.get("with", {}).get("path", "")
+            sends = "/upload-" in step["uses"] and "${{" not in path
+            missing = sends and not any(checkout.glob(path))
+            said = f"nothing at {path}" if missing else "left out, needs GitHub"
+            print(f"-- {step['uses']}: {said}")
+            failed += [said] * (missing and step["with"].get("if-no-files-found") != "ignore")
             continue
-        print(f"-- {step['run'].splitlines()[0]}", flush=True)
-        if "${{ matrix" in step["run"]:
-            print("   left out: it installs other versions")
+        print(f"-- {command.splitlines()[0]}", flush=True)
+        if INSTALLS.search(command) or (COVERED.search(command) and not whole):
+            print("   left out: other versions" if INSTALLS.search(command) else "   left out")
             continue
-        done = subprocess.run(["bash", "-e", "-c", step["run"]], cwd=clone, env=environment)
-        failed += done.returncode != 0
-    print(f"{name}: {failed} commands failed")
+        words = {**general, **step.get("env", {})}
+        seen = environment(checkout, stubs, words)
+        done = subprocess.run(["bash", "-e", "-c", command], cwd=checkout, env=seen, check=False)
+        failed += [command] * bool(done.returncode)
+    print(f"{name}: {len(failed)} steps failed", flush=True)
     return failed
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:]:
+    asked = [word for word in sys.argv[1:] if word != "--whole"]
+    if not asked:
         sys.exit("\n".join(jobs()))
     with tempfile.TemporaryDirectory() as home:
-        sys.exit(bool(sum(rehearse(name, Path(home, name)) for name in sys.argv[1:])))
+        failed = [rehearse(name, Path(home, name), whole="--whole" in sys.argv) for name in asked]
+    sys.exit(any(failed))

@@ -134,7 +134,9 @@ class Scoreboard(SphinxDirective):
         ours: list[nodes.Node] = [_said(row.ours)] if row.value is not None else []
         if drawn := strip(row):
             ours.insert(0, nodes.raw("", drawn, format="html"))
-        why = self.parse_text_to_nodes(row.why) if row.why else []
+        # A run says why, perhaps with words of a stranger's record: no markup but that of a line.
+        told, _ = self.parse_inline(escape(" ".join(row.why.split()), quote=False))
+        why = [nodes.paragraph("", "", *told)] if row.why else []
         verdict = _said(row.verdict, "verdict", sign(row.verdict))
         found: list[nodes.Node] = [verdict]
         if row.verdict != PLANNED:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from _tools.boundary import as_module, boundary
 from _tools.toy import METHODS, Toy
 from flatbook.figures import COLORS, use_style
-from flatmin.inconsistency import local_inconsistency, worst_case_perturbation
+from flatmin.inconsistency import local_inconsistency
 from flatmin.optim import IAMD
 from flatmin.pathways import MultiPathway, flow_landing, simulate_modes, theory
 
@@ -81,9 +81,9 @@ def ball() -> Figure:
     toy, rho = Toy(0.9, 2.4), 0.7
     theta = toy.theta.detach().clone().numpy()
     found = local_inconsistency(toy, Toy.x, rho=rho, steps=6, restarts=4)
-    one = worst_case_perturbation(toy, Toy.x, rho=rho, steps=1).numpy()
+    one = local_inconsistency(toy, Toy.x, rho=rho, steps=1, restarts=4).delta.numpy()
     slope = torch.autograd.grad(toy.loss(Toy.x, Toy.yes), toy.theta)[0].numpy()
-    fig, ax = plt.subplots(figsize=(5.6, 4.6))
+    fig, ax = plt.subplots(figsize=(8.6, 4.4))
     axis, p = _landscape(ax)
     home = 1 / (1 + np.exp(-theta[1] * np.tanh(theta[0] * Toy.x.numpy())))
     terms = home * np.log(home / p) + (1 - home) * np.log((1 - home) / (1 - p))
@@ -95,7 +95,7 @@ def ball() -> Figure:
     for name, (delta, look) in arrows.items():
         ax.plot(*np.stack([theta, theta + delta]).T, "o-", ms=5, color=COLORS[look], label=name)
     ax.plot([], [], color=COLORS["path3"], label="ball of the divergence")
-    ax.legend()
+    ax.legend(loc="center left", bbox_to_anchor=(1.05, 0.5))
     return fig
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -48,20 +49,20 @@ def pieces(data: Path, scratch: Path) -> list[Piece]:
         data: folder of the data sets.
         scratch: folder of the records of a rehearsal.
     """
-    step = "benchmarks/step_cost.py"
+    step, loop = "benchmarks/step_cost.py", "benchmarks/published_loop.py"
     fast = ("--device", "cuda", "--bf16", "--channels-last", "--compile", "--json")
-    tiny = (step, "--depth", "10", "--widen", "1", "--batch", "4", "--rounds", "1")
+    slow = ("--bf16", "--channels-last")
+    wide = ("--widen", "8", "--batch", "128")
+    deep = ("--depth", "28", "--widen", "10", "--batch", "128")
+    tiny = ("--depth", "10", "--widen", "1", "--batch", "4", "--rounds", "1")
     found = [
         Piece(
             "tests", ("-m", "pytest", "-q", "-m", "cuda", "tests"), ("-m", "pytest", "--version")
         ),
-        Piece("step-cost-wrn-16-8", (step, "--widen", "8", "--batch", "128", *fast), tiny),
-        Piece("step-cost-wrn-16-8-eager", (step, "--widen", "8", "--device", "cuda"), tiny),
-        Piece(
-            "step-cost-wrn-28-10",
-            (step, "--depth", "28", "--widen", "10", "--batch", "128", *fast),
-            tiny,
-        ),
+        Piece("step-cost-wrn-16-8", (step, *wide, *fast), (step, *tiny, *slow)),
+        Piece("step-cost-wrn-16-8-eager", (step, *wide, "--device", "cuda"), (step, *tiny)),
+        Piece("published-loop-wrn-16-8", (loop, *wide, *fast), (loop, *tiny, *slow)),
+        Piece("step-cost-wrn-28-10", (step, *deep, *fast), (step, *tiny)),
         Piece(
             "overhead",
             ("benchmarks/overhead.py", "--device", "cuda", "--model", "wrn-16-8", "--json"),
@@ -76,6 +77,11 @@ def pieces(data: Path, scratch: Path) -> list[Piece]:
             "curvature",
             ("benchmarks/curvature.py", "--device", "cuda", "--images", "1000"),
             ("benchmarks/curvature.py", "--images", "4", "--rounds", "1"),
+        ),
+        Piece(
+            "resnet-50",
+            ("benchmarks/resnet.py", "--device", "cuda"),
+            ("benchmarks/resnet.py", "--depth", "18", "--size", "64", "--images", "8"),
         ),
     ]
     for recipe in ("gpu-supervised", "gpu-fixmatch", "gpu-simclr"):
@@ -144,13 +150,21 @@ def _run(command: Sequence[str], seconds: float) -> tuple[str, list[str]]:
     return "cut off" if cut_off else "failed" if process.returncode else "done", printed
 
 
+def _seconds(text: str) -> float:
+    if not 0 < (found := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the pieces and say what became of each; 1 if one failed."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m flatlab.gpu", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--budget", type=float, default=2400, help="seconds (default: %(default)g)")
+    parser.add_argument(
+        "--budget", type=_seconds, default=2400.0, help="seconds (default: %(default)g)"
+    )
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--rehearse", action="store_true", help="every piece, tiny, on a CPU")
     options = parser.parse_args(arguments)

@@ -1,5 +1,9 @@
+import pytest
+
 from _tools.check import problems
 from _tools.scoreboard import count, rows
+
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 def test_a_verdict_joins_its_claim(tiny):

@@ -43,6 +43,9 @@ def rank(number, ranks, folder):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
+    # A spawned process imports the function by name; pytest has its own name for this file.
+    from test_two_processes import rank
+
     folder = tmp_path_factory.mktemp("ranks")
     rank(0, 1, folder)
     mp.spawn(rank, (2, folder), nprocs=2)

@@ -55,7 +55,8 @@ function draw(svg, state, width) {
   deltas.slice(-2).forEach((delta, i, { length }) => spot(delta, "iamd", `δ${"₁₂₃₄₅₆"[steps - length + i]}`));
 
   const percent = (part) => `${Math.round((100 * part) / most.value)} %`;
-  const grip = add(theta, polar(rho, theta[0] < 2 ? 0 : Math.PI)); // on the side with more room
+  const outward = theta[0] < 2 ? 1 : -1; // with more room
+  const grip = add(theta, [outward * rho, 0]);
   const name = (place, letter) => mark(inside, "text", { x: at(place)[0] + 12, y: at(place)[1] - 10 }, letter);
   name(theta, "θ");
   name(grip, "ρ");
@@ -69,7 +70,7 @@ function draw(svg, state, width) {
         move: (pixels) => { state.theta = back(pixels); },
       },
       {
-        at: at(grip), label: "radius ρ", value: rho.toFixed(2), text: `ρ = ${rho.toFixed(2)}`,
+        at: at(grip), along: [outward, 0], label: "radius ρ", value: rho.toFixed(2), text: `ρ = ${rho.toFixed(2)}`,
         move: (pixels) => { state.rho = Math.min(1.5, Math.max(0.15, Math.abs(back(pixels)[0] - theta[0]))); },
       },
     ],

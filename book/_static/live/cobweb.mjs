@@ -78,11 +78,11 @@ export function cobweb(name, { map, letter, view, depths, first, what }) {
       said: sentence(state, depth, states, wcr, letter),
       points: [
         {
-          at: [x(start), y(0)], label: `start ${letter}`, value: number(start), text: `${letter} = ${number(start)}`,
+          at: [x(start), y(0)], along: [1, 0], label: `start ${letter}`, value: number(start), text: `${letter} = ${number(start)}`,
           move: ([px]) => { state.start = Math.min(0.99, Math.max(0.01, x.invert(px))); },
         },
         {
-          at: [u(gamma), side[3] - 36], label: "step size γ", value: number(gamma), text: `γ = ${number(gamma)}`,
+          at: [u(gamma), side[3] - 36], along: [1, 0], label: "step size γ", value: number(gamma), text: `γ = ${number(gamma)}`,
           move: ([px]) => { state.gamma = u.invert(px); },
         },
       ],

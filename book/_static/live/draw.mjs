@@ -48,7 +48,7 @@ export function contour(values, level, { x, y }) {
 // The boxes [left, top, right, bottom] of panels side by side, below each other where it is
 // narrow, and the height of the whole picture.
 export function panels(width, shares, tall = 290) {
-  const [left, gap, top, foot, right] = [46, 64, 34, 46, 14];
+  const [left, gap, top, foot, right] = [46, 64, 34, 46, 22];
   if (width < 560) {
     const each = Math.min(tall, width - left - right) + top + foot;
     const boxes = shares.map((_, i) => [left, i * each + top, width - right, (i + 1) * each - foot]);

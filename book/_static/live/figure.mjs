@@ -20,7 +20,8 @@ function element(parent, name, attributes = {}, text = "") {
 //   state     what can be moved
 //   controls  sliders { key, label, min, max, step, text, sweep } and buttons { label, press }
 //   draw      (group, state, width) => { height, said, points }; a point to drag has its place
-//             `at` in pixels, `label`, `text`, `value`, and `move(pixels)`, which changes the state
+//             `at` in pixels, `label`, `text`, `value`, and `move(pixels)`, which changes the state;
+//             one that moves on a line has the way `along` that ArrowUp and ArrowRight take it
 export function figure(name, spec) {
   document.querySelectorAll(`#live-${name}`).forEach((holder) => mount(holder, spec));
 }
@@ -69,10 +70,12 @@ function mount(holder, { label, note, state: first, controls, draw }) {
       to(((event.clientX - box.x) * view.width) / box.width, ((event.clientY - box.y) * view.height) / box.height);
     });
     node.addEventListener("keydown", (event) => {
-      const by = ARROWS[event.key];
+      let by = ARROWS[event.key];
       if (!by) return;
       event.preventDefault();
-      to(...points[i].at.map((pixel, axis) => pixel + NUDGE * by[axis]));
+      const { at: [x, y], along } = points[i];
+      if (along) by = [along[0] * (by[0] - by[1]), along[1] * (by[0] - by[1])];
+      to(x + NUDGE * by[0], y + NUDGE * by[1]);
     });
   }
 

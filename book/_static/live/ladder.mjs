@@ -68,7 +68,7 @@ function draw(svg, state, width) {
   });
 
   const spectrum = modes.map(({ target }, i) => ({
-    at: [u(i), v(target)], label: `singular value of mode ${i + 1}`, value: target.toFixed(2), text: `σ⋆${SUB[i]} = ${target.toFixed(2)}`,
+    at: [u(i), v(target)], along: [0, -1], label: `singular value of mode ${i + 1}`, value: target.toFixed(2), text: `σ⋆${SUB[i]} = ${target.toFixed(2)}`,
     move: ([, py]) => { state.targets[i] = Math.min(MOST, Math.max(LEAST, v.invert(py))); },
   }));
   return {
@@ -76,7 +76,7 @@ function draw(svg, state, width) {
     said: sentence(eta, modes),
     points: [
       {
-        at: [box[0] + 14, level], label: "2/η", value: (2 / eta).toFixed(2), text: `2/η = ${(2 / eta).toFixed(2)}`,
+        at: [box[0] + 14, level], along: [0, -1], label: "2/η", value: (2 / eta).toFixed(2), text: `2/η = ${(2 / eta).toFixed(2)}`,
         move: ([, py]) => { state.eta = Math.min(0.25, Math.max(0.04, 2 / Math.max(0.1, y.invert(py)))); },
       },
       ...spectrum,

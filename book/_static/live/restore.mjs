@@ -36,7 +36,7 @@ figure("restore", {
     { key: "eta", label: "step size η", min: 0.04, max: 0.52, text: ({ eta }) => eta.toFixed(3), sweep: { label: "Sweep", seconds: 8 } },
     { key: "rho", label: "radius ρ", min: 0, max: 0.2, text: ({ rho }) => rho.toFixed(3) },
     { key: "beta", label: "weight β", min: 0, max: 3, text: ({ beta }) => beta.toFixed(2) },
-    { key: "second", label: "start of path 2", min: 0.001, max: 0.05, text: ({ second }) => second.toFixed(3) },
+    { key: "second", label: "start of path 2", min: 0.001, max: 0.05, text: ({ second }) => second.toFixed(4) },
   ],
   draw,
 });

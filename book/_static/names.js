@@ -1,8 +1,11 @@
-// The theme's controls that screen readers cannot tell: which pages a fold of the sidebar holds, and
-// a search whose name is what stands on it.
+// Controls that screen readers cannot tell apart: a fold of the sidebar gets the name of its pages; a
+// search, and a fold of code, are called what stands on them. The bibliography's entries have a role of
+// their own, which no list may hold.
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("summary:has(.toctree-toggle)").forEach((fold) => {
     fold.setAttribute("aria-label", `Pages of ${fold.closest("li").querySelector("a").textContent.trim()}`);
   });
-  document.querySelectorAll("button.search-button-field").forEach((button) => button.removeAttribute("aria-label"));
+  const labelled = "button.search-button-field, details.hide > summary";
+  document.querySelectorAll(labelled).forEach((control) => control.removeAttribute("aria-label"));
+  document.querySelectorAll(".citation-list").forEach((list) => list.removeAttribute("role"));
 });

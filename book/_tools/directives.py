@@ -110,7 +110,7 @@ class Scoreboard(SphinxDirective):
             lines = [self._line(row) for row in board if row.chapter == name]
             head = ["claim", "the paper", "ours", "scale", "verdict", "why"]
             group += nodes.raw("", r"\begingroup\footnotesize", format="latex")
-            group += self._table(head, lines, "scoreboard", widths=(26, 12, 25, 9, 14, 14))
+            group += self._table(head, lines, "scoreboard", widths=(26, 10, 25, 8, 12, 19))
             group += nodes.raw("", r"\endgroup", format="latex")
             groups.append(group)
         return [counts, controls, *groups]

@@ -57,10 +57,10 @@ def verdict(row: Row) -> nodes.Element:
 def set_up(app: Sphinx, config: Config) -> None:
     """Choose the plain class of Sphinx: that of Jupyter Book wants fonts of a gigabyte."""
     config["latex_theme"] = "manual"
-    config["latex_elements"].setdefault("preamble", "")
-    config["latex_elements"]["preamble"] += PREAMBLE
-    config["latex_elements"]["papersize"] = "a4paper"
-    config["latex_elements"]["sphinxsetup"] = "hmargin=2.2cm, vmargin=2.4cm"
+    elements = config["latex_elements"]
+    elements["preamble"] = elements.get("preamble", "") + PREAMBLE
+    elements |= {"papersize": "a4paper", "extraclassoptions": "openany", "figure_align": "H"}
+    elements["sphinxsetup"] = "hmargin=2.2cm, vmargin=2.4cm"
 
 
 def adapt(app: Sphinx, doctree: nodes.document) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from html import escape, unescape
 from pathlib import Path
@@ -17,16 +18,26 @@ PAPERS = ("kim2026iam", "kim2026dln")
 LENGTH = 200  # letters of a description that previews show
 
 
+def _letter(command: re.Match[str]) -> str:
+    try:
+        name = command[1].replace("lambda", "lamda")  # as Unicode spells it
+        return unicodedata.lookup(f"GREEK SMALL LETTER {name}")
+    except KeyError:
+        return command[0]
+
+
 def summary(body: str) -> str:
-    """Return the first paragraph of prose on a page, without markup, cut after a word.
+    r"""Return the first paragraph of prose on a page, without markup, cut after a word.
 
     Examples:
         >>> summary('<h1>T</h1><p class="chapter-facts">1 min</p><p>How <em>far</em>?</p>')
         'How far?'
+        >>> summary(r'<p>Which <span class="math">\(\lambda\)</span>?</p>')
+        'Which λ?'
     """
     for attributes, content in re.findall(r"<p\b([^>]*)>(.*?)</p>", body, flags=re.S):
         text = re.sub(r"\\[()]", "", unescape(re.sub(r"<[^>]+>", "", content)))
-        text = " ".join(text.split())
+        text = " ".join(re.sub(r"\\([a-z]+)", _letter, text).split())
         if text and "class" not in attributes:
             return text if len(text) <= LENGTH else f"{text[:LENGTH].rpartition(' ')[0]} …"
     return ""

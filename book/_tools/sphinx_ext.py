@@ -146,9 +146,14 @@ def escape_bars(*event: Any) -> None:
 
 
 def load_once(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
-    """Drop scripts that an extension added twice: thebe's constants cannot be declared again."""
+    """Drop scripts that an extension added twice, and those that no page of this book uses.
+
+    Thebe's constants cannot be declared again; nothing here runs by Thebe or stands in tabs.
+    """
     scripts = {(s.filename or "", s.attributes.get("body")): s for s in context["script_files"]}
-    context["script_files"] = list(scripts.values())
+    unused = ("sphinx-thebe.js", "design-tabs.js")
+    used = [s for s in scripts.values() if not str(s.filename or "").endswith(unused)]
+    context["script_files"] = used
 
 
 def lead_on(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:

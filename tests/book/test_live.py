@@ -281,5 +281,5 @@ def test_the_introduction_is_light(browser, serve):
     page.wait_for_selector(".live.is-live")
     bodies = [answer.body() for answer in answers if "mathjax" not in answer.url]
     sent = sum(min(len(body), len(gzip.compress(body))) for body in bodies)
-    assert 0 < sent <= 500_000
-    assert sum(map(len, bodies)) <= 1_300_000
+    assert 0 < sent <= 450_000
+    assert sum(map(len, bodies)) <= 1_000_000

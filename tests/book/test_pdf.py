@@ -8,7 +8,7 @@ from docutils.utils import new_document
 
 from _tools import pdf
 from _tools.directives import frame
-from _tools.paper import adapt, formulas, verdict
+from _tools.paper import adapt, formulas, set_up, verdict
 from _tools.scoreboard import Row
 from _tools.stills import STILLS
 
@@ -69,3 +69,31 @@ def test_a_live_figure_leaves_its_picture_and_its_description():
     assert said.astext() == 'A "map" & more.'
     assert other["format"] == "html"
     assert "plane" in STILLS
+
+
+def test_folded_code_stays_on_the_screen():
+    page = new_document("page")
+    for tags in (["tag_hide-input"], []):
+        page += nodes.container(
+            "", nodes.container(classes=["cell_input"]), classes=["cell", *tags]
+        )
+    adapt(LATEX, page)
+    folded, shown = page.children
+    assert len(folded) == 0
+    assert len(shown) == 1
+
+
+def test_a_browser_s_page_stays_as_it_is():
+    page = new_document("page")
+    page += nodes.raw("", frame("plane", "A map.", "_static/live"), format="html")
+    adapt(SimpleNamespace(builder=SimpleNamespace(format="html")), page)
+    assert page.children[0]["format"] == "html"
+
+
+def test_what_other_extensions_set_for_latex_is_kept():
+    config = {"latex_theme": "other", "latex_elements": {"preamble": "% theirs", "fontpkg": "x"}}
+    set_up(None, config)
+    assert config["latex_theme"] == "manual"
+    assert config["latex_elements"]["preamble"].startswith("% theirs")
+    assert "sphinxVerbatimInput" in config["latex_elements"]["preamble"]
+    assert config["latex_elements"]["fontpkg"] == "x"

@@ -70,7 +70,9 @@ def _rank(rank: int, address: str) -> None:
             ddp.register_comm_hook(None, count)
             for step in range(2):
                 optimizer.zero_grad()
-                optimizer.step(closure_of(case, ddp))
+                with patch.object(ddp, "_sync_buffers", wraps=ddp._sync_buffers) as broadcast:
+                    optimizer.step(closure_of(case, ddp))
+                assert broadcast.call_count == 1, (kind, sync)  # as in a plain step
                 assert len(reductions) == step + 1, (kind, sync, reductions)
                 if not sync and step == 0:
                     torch.testing.assert_close(grads_of(case), _mean_of_ranks(kind))

@@ -17,6 +17,7 @@ from flatmin._function import Batches, Function, logits_of, on_device
 from flatmin.curvature import top_fisher_eigenpairs, top_hessian_eigenpairs
 from flatmin.fisher import FisherOperator
 from flatmin.inconsistency import local_inconsistency, outputs_at, worst_case_perturbation
+from flatmin.optim import IAMS
 from flatmin.penalty import InconsistencyPenalty
 
 
@@ -48,6 +49,11 @@ class Checkpointed(nn.Module):
         return x
 
 
+def climb(model: nn.Module, x: Tensor) -> None:
+    with IAMS(model.parameters(), torch.optim.SGD, rho=0.1, lr=0.1).perturbed(lambda: model(x)):
+        pass
+
+
 MEASURES = {
     "local_inconsistency": lambda model, x: local_inconsistency(model, x, rho=0.1),
     "noise": lambda model, x: local_inconsistency(model, x, rho=0.1, sigma=0.1, training=True),
@@ -58,6 +64,7 @@ MEASURES = {
         model, nn.CrossEntropyLoss(), x, torch.arange(len(x)) % 2
     ),
     "penalty": lambda model, x: InconsistencyPenalty(model, rho=0.1)(x).backward(),
+    "climb": climb,
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from cases import Case, build, evaluated, flat, randn, seeded
+from cases import Case, build, evaluated, flat, pushes_through_checkpoints, randn, seeded
 from torch import Tensor, nn
 from torch.backends import mha
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -105,6 +105,7 @@ def test_parameters_come_back_after_an_error_inside():
     assert all(p is q for p, q in zip(model.parameters(), before, strict=True))
 
 
+@pushes_through_checkpoints
 @pytest.mark.parametrize("training", [False, True])
 def test_a_checkpointed_model_is_measured_like_the_plain_one(training):
     plain = build("conv")

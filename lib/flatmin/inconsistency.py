@@ -209,7 +209,8 @@ def worst_case_perturbation(
     :mod:`flatmin.optim`. At σ = 1 the median of the twelve was 0.98 or more everywhere.
 
     A layer that forward-mode differentiation does not know (a compiled model, a custom
-    ``autograd.Function``) raises PyTorch's error: give such models a ``sigma``.
+    ``autograd.Function``, in PyTorch 2.6 a checkpointed layer) raises PyTorch's error: give such
+    models a ``sigma``.
 
     Args:
         model: see :func:`local_inconsistency`, as for the other arguments.

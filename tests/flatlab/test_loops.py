@@ -28,6 +28,10 @@ def jitter(x, generator):
     return x + 0.1 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
 
+def mirrored(x, generator):
+    return -jitter(x, generator)
+
+
 def test_supervised_is_the_ensemble_s_model():
     seed, settings = 5, {"rho": 0.3, "beta": 2.0, "weight_decay": 1e-2}
     batches = ensemble_batches(
@@ -48,7 +52,7 @@ def test_supervised_is_the_ensemble_s_model():
 def fixmatch_by_hand(model, x, y, u, generator, threshold, weight):
     """Labelled and weighted unlabelled loss, example by example."""
     x, weak = jitter(x, generator), jitter(u, generator)
-    strong = u + jitter(torch.zeros_like(u), generator)
+    strong = -(u + jitter(torch.zeros_like(u), generator))
     total = 0.0
     for a, b in zip(weak, strong, strict=True):
         p = model(a[None]).softmax(1)[0].detach()
@@ -60,7 +64,7 @@ def fixmatch_by_hand(model, x, y, u, generator, threshold, weight):
 def one_fixmatch_step(optimizer, model, threshold=0.4, weight=2.0):
     run = Run(model, optimizer, seed=7)
     batches = Batches((X[:9], Y[:9]), 4), Batches((X,), 8)
-    settings = {"weak": jitter, "strong": jitter, "threshold": threshold, "weight": weight}
+    settings = {"weak": jitter, "strong": mirrored, "threshold": threshold, "weight": weight}
     (record,) = fixmatch(run, *batches, **settings, steps=1, every=1)
     x, y = next(batches[0].draw(7))
     (u,) = next(batches[1].draw(7, "unlabelled"))
@@ -164,6 +168,12 @@ def test_bad_temperature():
     run = Run(model := small(), torch.optim.SGD(model.parameters(), lr=0.5), seed=7)
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         simclr(run, Batches((X,), 10), view=jitter, steps=1, every=1, temperature=0)
+
+
+def test_linear_probe_learns_from_the_training_examples_alone():
+    labels, far = (X[:, 0] > 0).long(), X[X[:, 0].abs() > 0.5]
+    wrong = (far[:, 0] < 0).long()
+    assert linear_probe(nn.Identity(), (X, labels), (far, wrong), batch_size=10, lr=0.1) > 0.9
 
 
 def test_linear_probe_sees_the_features_alone():

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
@@ -232,6 +234,12 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 def size(model: nn.Module) -> int:
     """m."""
     return sum(p.numel() for p in trainable(model).values())
+
+
+#: The oldest PyTorch has no forward-mode derivative of a checkpointed layer.
+pushes_through_checkpoints = pytest.mark.skipif(
+    hasattr(torch.utils.checkpoint, "_NoopSaveInputs"), reason="this PyTorch needs a sigma"
+)
 
 
 def evaluated(name: str, dtype: torch.dtype = torch.float64) -> Case:

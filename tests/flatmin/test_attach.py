@@ -148,6 +148,17 @@ def test_passes_and_graphs_are_those_of_a_step(kind, forwards, backwards):
         assert counted.backwards == backwards + steps - 1
 
 
+def test_hooks_of_the_model_run_once_in_each_pass():
+    case, model, optimizer = start("IAMS")
+    seen = []
+    model.register_forward_pre_hook(lambda _model, args: (2 * args[0], *args[1:]))
+    model.model.register_forward_pre_hook(lambda _model, args: seen.append(args[0]))
+    optimizer.attach(model)
+    run(case, model)
+    assert len(seen) == 3
+    assert all(torch.equal(x, 2 * case.inputs) for x in seen)
+
+
 class Checkpointed(nn.Module):
     def __init__(self, model: nn.Sequential, reentrant: bool):
         super().__init__()

@@ -3,20 +3,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from cases import Case, build, evaluated, flat, randn, seeded
+from cases import build, evaluated, flat, pushes_through_checkpoints, randn, seeded
 from torch import Tensor, nn
 from torch.backends import mha
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import fully_shard
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from flatmin._function import Batches, Function, logits_of, on_device
 from flatmin.curvature import top_fisher_eigenpairs, top_hessian_eigenpairs
 from flatmin.fisher import FisherOperator
 from flatmin.inconsistency import local_inconsistency, outputs_at, worst_case_perturbation
+from flatmin.optim import IAMS
 from flatmin.penalty import InconsistencyPenalty
 
 
@@ -48,6 +44,11 @@ class Checkpointed(nn.Module):
         return x
 
 
+def climb(model: nn.Module, x: Tensor) -> None:
+    with IAMS(model.parameters(), torch.optim.SGD, rho=0.1, lr=0.1).perturbed(lambda: model(x)):
+        pass
+
+
 MEASURES = {
     "local_inconsistency": lambda model, x: local_inconsistency(model, x, rho=0.1),
     "noise": lambda model, x: local_inconsistency(model, x, rho=0.1, sigma=0.1, training=True),
@@ -58,6 +59,7 @@ MEASURES = {
         model, nn.CrossEntropyLoss(), x, torch.arange(len(x)) % 2
     ),
     "penalty": lambda model, x: InconsistencyPenalty(model, rho=0.1)(x).backward(),
+    "climb": climb,
 }
 
 
@@ -98,6 +100,7 @@ def test_parameters_come_back_after_an_error_inside():
     assert all(p is q for p, q in zip(model.parameters(), before, strict=True))
 
 
+@pushes_through_checkpoints
 @pytest.mark.parametrize("training", [False, True])
 def test_a_checkpointed_model_is_measured_like_the_plain_one(training):
     plain = build("conv")
@@ -321,67 +324,3 @@ def test_a_vector_of_another_size_is_refused():
 def test_nothing_of_an_empty_stream():
     with pytest.raises(ValueError, match="at least one batch, got no batch"):
         list(Batches([], torch.device("cpu")))
-
-
-# Several processes
-
-
-def _half(rank: int) -> Case:
-    """What one of two ranks holds."""
-    whole = build("mlp")
-    rows = slice(0, 4) if rank == 0 else slice(4, 8)
-    return Case("half", whole.model, whole.inputs[rows], whole.targets[rows])
-
-
-def _penalized(case: Case, model: nn.Module, penalty: InconsistencyPenalty) -> Tensor:
-    """The gradient of a step."""
-    model.zero_grad()
-    logits = model(case.inputs)
-    loss = nn.functional.cross_entropy(logits, case.targets)
-    (loss + penalty(case.inputs, logits)).backward()
-    return flat(p.grad for p in model.parameters())
-
-
-def _alone(rank: int) -> list[Tensor]:
-    case = _half(rank)
-    penalty = InconsistencyPenalty(case.model, rho=0.2)
-    return [_penalized(case, case.model, penalty) for _ in range(3)]
-
-
-def _rank(rank: int, address: str) -> None:
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    expected = [sum(pair) / 2 for pair in zip(_alone(0), _alone(1), strict=True)]
-    for static in (False, True):
-        for inner in (False, True):
-            case = _half(rank)
-            ddp = DistributedDataParallel(case.model, static_graph=static)
-            penalty = InconsistencyPenalty(case.model if inner else ddp, rho=0.2)
-            found = [_penalized(case, ddp, penalty) for _ in range(3)]
-            torch.testing.assert_close(found, expected)
-            measured = local_inconsistency(ddp, case.inputs, rho=0.2)
-            assert measured.value == local_inconsistency(case.model, case.inputs, rho=0.2).value
-            _penalized(case, ddp, penalty)  # and training goes on
-
-    case = _half(rank)
-    sharded = fully_shard(case.model)
-    for use in (
-        lambda: local_inconsistency(sharded, case.inputs, rho=0.1),
-        lambda: InconsistencyPenalty(sharded, rho=0.1),
-        lambda: top_fisher_eigenpairs(sharded, case.inputs),
-    ):
-        with pytest.raises(NotImplementedError, match=r"sharded .*get_model_state_dict"):
-            use()
-    options = StateDictOptions(full_state_dict=True)
-    copied = build("mlp").model
-    copied.load_state_dict(get_model_state_dict(sharded, options=options))
-    if rank == 0:  # the way out that the error names
-        assert local_inconsistency(copied, case.inputs, rho=0.1).value > 0
-    dist.destroy_process_group()
-
-
-def test_two_processes(tmp_path):
-    # A spawned process imports the function by name; pytest has its own name for this file.
-    from test_function import _rank
-
-    mp.spawn(_rank, args=(f"file://{tmp_path / 'rendezvous'}",), nprocs=2)

@@ -3,7 +3,11 @@ import torch
 from cases import NAMES, Case, Counted, algorithm_1, build, flat, kl, outputs_at, seeded, trainable
 from optimizers import BETA, LR, MAKERS, RHO, SIGMA, closure_of, loss_gradient, peak, theta_of
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    mse_loss,
+)
 from torch.optim import SGD
 from torch.profiler import profile
 
@@ -137,18 +141,20 @@ def test_logits_may_cover_more_examples_than_the_loss():
     torch.testing.assert_close(flat(p.grad for p in case.model.parameters()), expected)
 
 
-def test_regression_by_the_gaussian_divergence():
+@pytest.mark.parametrize("divergence", ["gaussian", "bernoulli"])
+def test_outputs_that_are_no_classes(divergence):
     lean, fast = build("mlp"), build("mlp")
     target = torch.ones(8, 3, dtype=torch.float64)
+    loss = {"gaussian": mse_loss, "bernoulli": binary_cross_entropy_with_logits}[divergence]
 
     def closure() -> tuple[Tensor, Tensor]:
         outputs = lean()
-        return (outputs - target).square().mean(), outputs
+        return loss(outputs, target), outputs
 
-    IAMD(lean.model.parameters(), SGD, rho=RHO, divergence="gaussian", lr=LR).step(closure)
+    IAMD(lean.model.parameters(), SGD, rho=RHO, divergence=divergence, lr=LR).step(closure)
     outputs = fast()
-    penalty = InconsistencyPenalty(fast.model, rho=RHO, divergence="gaussian")
-    ((outputs - target).square().mean() + penalty(fast.inputs, outputs)).backward()
+    penalty = InconsistencyPenalty(fast.model, rho=RHO, divergence=divergence)
+    (loss(outputs, target) + penalty(fast.inputs, outputs)).backward()
     SGD(fast.model.parameters(), lr=LR).step()
     torch.testing.assert_close(theta_of(lean), theta_of(fast))
 

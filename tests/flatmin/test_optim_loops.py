@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import Case, build, trainable
+from cases import Case, build, pushes_through_checkpoints, trainable
 from optimizers import KINDS, RHO, Labelled, closure_of, goes_by, grads_of, make, parts, theta_of
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -237,7 +237,7 @@ def test_a_checkpointed_model_trains_alike(kind, name):
     torch.testing.assert_close(grads_of(case), grads_of(plain))
 
 
-@pytest.mark.parametrize("sigma", [None, 0.1])
+@pytest.mark.parametrize("sigma", [pytest.param(None, marks=pushes_through_checkpoints), 0.1])
 def test_a_checkpointed_model_is_measured_alike(sigma):
     case = build("conv")
     found, expected = (

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 def test_conserves_the_imbalance(depths, target, seed):
     init = np.random.default_rng(seed).uniform(0.02, 0.2, len(depths))
     flow = gradient_flow(depths, target, init, np.linspace(0, 50, 21))
+    np.testing.assert_array_equal(flow.times, np.linspace(0, 50, 21))
     drift = np.abs(flow.conserved - flow.conserved[0]).max(0)
     assert np.all(drift <= 1e-8 * (1 + np.abs(flow.conserved[0])))
     np.testing.assert_allclose(flow.strengths[0], init, rtol=1e-12)

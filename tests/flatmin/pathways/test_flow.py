@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 def test_conserves_the_imbalance(depths, target, seed):
     init = np.random.default_rng(seed).uniform(0.02, 0.2, len(depths))
     flow = gradient_flow(depths, target, init, np.linspace(0, 50, 21))
+    np.testing.assert_array_equal(flow.times, np.linspace(0, 50, 21))
     drift = np.abs(flow.conserved - flow.conserved[0]).max(0)
     assert np.all(drift <= 1e-8 * (1 + np.abs(flow.conserved[0])))
     np.testing.assert_allclose(flow.strengths[0], init, rtol=1e-12)
@@ -167,7 +168,8 @@ def test_landing_is_relative_to_the_target(target):
 @pytest.mark.parametrize("depth", [3, 20])
 def test_landing_from_a_start_of_any_size(depth, alpha):
     """The follower keeps α (1 − 1.1^{−p})^{−1/p}, p = 1 − 2/L, once that is small."""
-    ends, power = flow_landing([depth] * 2, 1.0, [1.1 * alpha, alpha]), 1 - 2 / depth
+    pairs, power = [[1.1 * alpha, alpha], [0.2, 0.1]], 1 - 2 / depth
+    ends = flow_landing([depth] * 2, 1.0, pairs)[0]
     assert ends.sum() == pytest.approx(1, rel=1e-12)
     follower = alpha * (1 - 1.1**-power) ** (-1 / power)
     assert ends[1] == pytest.approx(follower, rel=1e-9 + 2 * follower**power)

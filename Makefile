@@ -9,7 +9,7 @@ export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book execute html serve check regenerate figures release bootstrap test lint unit nbval gpu mutate format lock clean
+.PHONY: help setup book execute html pdf serve check regenerate figures release bootstrap test lint unit nbval gpu mutate format lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ execute: $(READY) ## Execute stale chapters; ARGS="--all", "--tier smoke", "iam/
 html: $(READY) ## Render the site from the executed chapters
 	@$(TOOLS).render
 
+pdf: $(READY) ## Set the whole book as a PDF, _build/flat-minima.pdf; needs Debian's texlive
+	@$(TOOLS).pdf
+
 serve: ## Serve the rendered site on this machine only
 	@$(PYTHON) -m http.server --directory _build/html --bind 127.0.0.1 8000
 
@@ -53,7 +56,10 @@ release: figures html ## Build the wheel, the site and the figures with their da
 bootstrap: $(READY) ## Renew the first cell of every chapter
 	@$(TOOLS).bootstrap
 
-test: lint check html unit nbval ## Lint, types, checks, tests, and every notebook's outputs
+test: $(READY) ## Lint, types, checks, tests, and every notebook's outputs
+	@$(MAKE) --no-print-directory -j$(JOBS) html lint check
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory nbval
 
 lint: $(READY)
 	@$(VENV)/bin/ruff format --check .

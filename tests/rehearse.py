@@ -1,8 +1,8 @@
 """Run the workflows' own commands in a clean clone, as the runner of a fork would.
 
 ``python tests/rehearse.py test.launch`` runs one job, ``python tests/rehearse.py`` lists them, and
-``--whole`` leaves nothing out that ``.ci/run`` has run already. Nothing in the clone is edited but
-what a step edits; its remote is a bare copy, which takes the pushes, and GitHub's words name the
+``--whole`` leaves out neither the PDF nor what ``.ci/run`` has run already. Nothing in the clone is
+edited but what a step edits; its remote is a bare copy, which takes the pushes, and GitHub's words name the
 repository ``fork/book``. ``gh`` is a stand-in that prints what it is asked for, and lists nothing.
 The clone borrows this environment, so steps that install other versions are named and left out,
 like those that use an action; of an action that uploads, the files must be there. Where ``.ci/run``
@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 FORK = os.environ.get("GITHUB_REPOSITORY", "fork/book")
 SAID = {"github.event.before": "HEAD~1", "github.server_url": "https://github.com"}
 SAID |= {"github.repository": FORK, "github.run_id": "1", "github.token": "none"}
-INSTALLS = re.compile(r"pip install .*-e |constraints\.txt$|\$\{\{ matrix")
-COVERED = re.compile(r"\.ci/run$|pytest -q tests/flatmin")
+INSTALLS = re.compile(r"pip install .*-e |apt-get install|constraints\.txt$|\$\{\{ matrix")
+COVERED = re.compile(r"\.ci/run$|pytest -q tests/flatmin|make pdf")
 
 
 def jobs():

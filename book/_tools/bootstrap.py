@@ -7,6 +7,7 @@ Colab and Binder open.
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 
@@ -54,6 +55,13 @@ def launch(book: Book) -> list[str]:
     return changed
 
 
-if __name__ == "__main__":
-    for name in launch(HERE) if "--launch" in sys.argv else bootstrap(HERE):
+def main() -> None:
+    """Run from the command line; ``--help`` tells how."""
+    parser = argparse.ArgumentParser(prog="make bootstrap", description=__doc__)
+    parser.add_argument("--launch", action="store_true", help="write this commit's address")
+    for name in launch(HERE) if parser.parse_args().launch else bootstrap(HERE):
         print(f"{name}: first cell renewed")
+
+
+if __name__ == "__main__":
+    main()

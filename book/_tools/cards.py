@@ -85,18 +85,19 @@ def card(row: Row, board: str) -> str:
         row: The claim and its verdict.
         board: Address of the scoreboard, seen from the page.
     """
-    source = row.entry["source"]
+    source, id_, verdict = row.entry["source"], escape(row.id), escape(row.verdict)
+    kind = sign(row.verdict)
     limit = f" ({required(row.entry['tolerance'])})" if row.value is not None else ""
     number = f'<p class="number"><strong>{escape(row.number)}</strong>{limit}</p>'
     check = f'<p class="aside">{formulas(row.entry["check"])}</p>'
     why = f'<p class="why">{formulas(row.why)}</p>' if row.why else ""
     where = f"{SOURCES[source['paper']]}, {source['where']}"
     return (
-        f'<div class="verdict-card {sign(row.verdict)}" id="{row.id}" role="group"'
-        f' aria-label="Claim {row.id}: {row.verdict}">'
-        f'<p class="verdict-head"><span class="verdict {sign(row.verdict)}">{row.verdict}</span>'
+        f'<div class="verdict-card {kind}" id="{id_}" role="group"'
+        f' aria-label="Claim {id_}: {verdict}">'
+        f'<p class="verdict-head"><span class="verdict {kind}">{verdict}</span>'
         f' <span class="scale">{escape(row.scale)}</span>'
-        f' <a href="{board}#{row.id}">{row.id}</a></p>'
+        f' <a href="{board}#{id_}">{id_}</a></p>'
         f"<p>{formulas(row.entry['statement'])}"
         f' <span class="aside">{escape(where)}</span></p>'
         f"{strip(row)}{number if row.value is not None else ''}{check}{why}</div>"
@@ -106,9 +107,9 @@ def card(row: Row, board: str) -> str:
 def overview(rows: list[Row]) -> str:
     """Return the small cards under a chapter's first figure, each a link to its check."""
     cards = "".join(
-        f'<a class="verdict-chip {sign(row.verdict)}" href="#{row.id}">'
-        f'<span class="verdict {sign(row.verdict)}">{row.verdict}</span>'
-        f" <small>{row.id}</small>{strip(row)}</a>"
+        f'<a class="verdict-chip {sign(row.verdict)}" href="#{escape(row.id)}">'
+        f'<span class="verdict {sign(row.verdict)}">{escape(row.verdict)}</span>'
+        f" <small>{escape(row.id)}</small>{strip(row)}</a>"
         for row in rows
     )
     return f'<nav class="verdicts" aria-label="Verdicts of this chapter">{cards}</nav>'

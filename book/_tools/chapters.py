@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import sys
@@ -155,6 +156,13 @@ def first_cell(source: str = "") -> str:
         '    subprocess.run([*command, f"flatmin[chapter] @ {source}"], check=True)\n'
         "    importlib.invalidate_caches()"
     )
+
+
+def at_least_one(text: str) -> int:
+    """Return a number of processes from the command line."""
+    if (found := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {found}")
+    return found
 
 
 def write_whole(path: Path, content: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import subprocess
@@ -15,6 +16,7 @@ from nbformat import NotebookNode
 
 from _tools.address import repository
 from _tools.chapters import HERE, Book, Chapter, first_cell
+from _tools.designs import design_problems
 from _tools.stamp import differences, digest, outputs
 from flatbook.claims import (
     FAILED,
@@ -25,6 +27,8 @@ from flatbook.claims import (
     Claim,
     verdict,
 )
+
+_LOOK_AWAY = re.compile(r"(?i)nbval[-_][\w-]+|raises-exception")
 
 
 def _cells_differ(chapter: Chapter, executed: NotebookNode) -> bool:
@@ -39,6 +43,8 @@ def _output_problems(executed: NotebookNode) -> Iterator[str]:
         if cell.cell_type != "code":
             continue
         first = cell.source.partition("\n")[0]
+        if asks := _LOOK_AWAY.search(f"{cell.metadata.get('tags', [])} {cell.source}"):
+            yield f"code cell {first!r} asks nbval to look away ({asks[0]}); take that out"
         if cell.execution_count is None:
             yield f"code cell {first!r} was not executed; run make execute"
         for output in cell.outputs:
@@ -157,6 +163,10 @@ def claim_problems(book: Book) -> Iterator[str]:
                 f"{id_}: the stored verdict is {record['verdict']!r}, but {shown} "
                 f"under {entry['tolerance']} is {now!r}; run make execute and look"
             )
+        elif now in (FAILED, INCONCLUSIVE) and not entry.get("why"):
+            yield f"{id_}: its verdict is {now!r}; give it a why, one sentence, in claims.yml"
+        elif now in (REPRODUCED, REDUCED) and "why" in entry:
+            yield f"{id_}: its verdict is {now!r}; delete its why in claims.yml"
     for id_, (name, _) in reported.items():
         yield f"{id_}: {name} reports it, but book/claims.yml has no such claim; add it"
 
@@ -197,11 +207,12 @@ def problems(book: Book) -> list[str]:
         for chapter in book.chapters
         for problem in chapter_problems(chapter)
     ]
-    return [*found, *claim_problems(book), *link_problems(book)]
+    return [*found, *claim_problems(book), *design_problems(book), *link_problems(book)]
 
 
 def main() -> None:
     """Print every problem; exit with 1 if there is any."""
+    argparse.ArgumentParser(prog="make check", description=__doc__).parse_args()
     found = problems(HERE)
     for problem in found:
         print(problem, file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import difflib
 import io
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -131,11 +132,15 @@ def claims(
 
 
 def _text(cell: NotebookNode) -> str:
+    """All that a cell put out but pictures; of a figure not that it is one."""
     said = []
     for output in cell.get("outputs", []):
-        shown = output.get("data", {})
-        said.append(output.get("text") or ("" if "image/png" in shown else shown.get("text/plain")))
-    return "".join(filter(None, said))
+        shown = dict(output.get("data", {}))
+        if shown.pop("image/png", None):
+            shown.pop("text/plain", None)
+        told = (v if isinstance(v, str) else json.dumps(v, sort_keys=True) for v in shown.values())
+        said += [output.get("text", ""), *told]
+    return "".join(said)
 
 
 def text(old: NotebookNode, new: NotebookNode) -> Iterator[Moved]:

@@ -109,7 +109,9 @@ class Scoreboard(SphinxDirective):
             group += nodes.title("", "", _link(name, titles.get(name, name), self.env.docname))
             lines = [self._line(row) for row in board if row.chapter == name]
             head = ["claim", "the paper", "ours", "scale", "verdict", "why"]
-            group += self._table(head, lines, "scoreboard")
+            group += nodes.raw("", r"\begingroup\footnotesize", format="latex")
+            group += self._table(head, lines, "scoreboard", widths=(26, 12, 25, 9, 14, 14))
+            group += nodes.raw("", r"\endgroup", format="latex")
             groups.append(group)
         return [counts, controls, *groups]
 
@@ -123,7 +125,7 @@ class Scoreboard(SphinxDirective):
             )
             for source in SOURCES.values()
         ]
-        return self._table(["claims of", *VERDICTS], lines, "board-counts")
+        return self._table(["claims of", *VERDICTS], lines, "board-counts", widths=(1,) * 7)
 
     def _line(self, row: Row) -> nodes.row:
         entry = row.entry
@@ -132,7 +134,9 @@ class Scoreboard(SphinxDirective):
         ours: list[nodes.Node] = [_said(row.ours)] if row.value is not None else []
         if drawn := strip(row):
             ours.insert(0, nodes.raw("", drawn, format="html"))
-        why = self.parse_text_to_nodes(row.why) if row.why else []
+        # A run says why, perhaps with words of a stranger's record: no markup but that of a line.
+        told, _ = self.parse_inline(escape(" ".join(row.why.split()), quote=False))
+        why = [nodes.paragraph("", "", *told)] if row.why else []
         verdict = _said(row.verdict, "verdict", sign(row.verdict))
         found: list[nodes.Node] = [verdict]
         if row.verdict != PLANNED:
@@ -163,11 +167,14 @@ class Scoreboard(SphinxDirective):
         )
 
     @staticmethod
-    def _table(head: list[str], lines: Iterable[nodes.row], name: str) -> nodes.table:
-        group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
+    def _table(
+        head: list[str], lines: Iterable[nodes.row], name: str, *, widths: tuple[int, ...]
+    ) -> nodes.table:
+        columns = (nodes.colspec(colwidth=width) for width in widths)
+        group = nodes.tgroup("", *columns, cols=len(head))
         group += nodes.thead("", nodes.row("", *(_cell(_said(word)) for word in head)))
         group += nodes.tbody("", *lines)
-        return nodes.table("", group, classes=[name])
+        return nodes.table("", group, classes=[name, "longtable", "colwidths-given"])
 
 
 def _cell(*content: nodes.Node) -> nodes.entry:
@@ -189,12 +196,15 @@ class Live(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Build the frame that the module fills, around the picture."""
-        name = self.arguments[0]
-        files = f"{'../' * self.env.docname.count('/')}_static/live/{name}"
-        said = escape(" ".join(self.content))
-        frame = (
-            f'<div class="live" id="live-{name}"><div class="live-stage"></div>'
-            f'<img class="live-still" src="{files}.svg" alt="{said}"></div>'
-            f'<script type="module" src="{files}.mjs"></script>'
-        )
-        return [nodes.raw("", frame, format="html")]
+        above = "../" * self.env.docname.count("/")
+        made = frame(self.arguments[0], " ".join(self.content), f"{above}_static/live")
+        return [nodes.raw("", made, format="html")]
+
+
+def frame(name: str, said: str, folder: str) -> str:
+    """Return the place of a live figure as HTML: room for it, its picture, its module."""
+    return (
+        f'<div class="live" id="live-{name}"><div class="live-stage"></div>'
+        f'<img class="live-still" src="{folder}/{name}.svg" alt="{escape(said)}"></div>'
+        f'<script type="module" src="{folder}/{name}.mjs"></script>'
+    )

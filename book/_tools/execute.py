@@ -24,7 +24,7 @@ import psutil
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from _tools.chapters import HERE, Book, Chapter, write_whole
+from _tools.chapters import HERE, Book, Chapter, at_least_one, write_whole
 from _tools.stamp import differences, digest, inputs, outputs, versions
 
 COMMITTED_TIER = "ci"
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("chapters", nargs="*", help="such as iam/01-local-inconsistency")
     parser.add_argument("--tier", choices=TIERS, default=COMMITTED_TIER)
     parser.add_argument("--all", action="store_true", help="run fresh chapters too")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count() or 1)
     asked = parser.parse_args()
     failed = execute(HERE, asked.chapters, tier=asked.tier, everything=asked.all, jobs=asked.jobs)
     sys.exit(bool(failed))

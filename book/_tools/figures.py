@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import shutil
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ def figures(book: Book) -> Iterator[Path]:
                     yield path
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write them and print their paths."""
+    argparse.ArgumentParser(prog="make figures", description=__doc__).parse_args()
     for path in figures(HERE):
         print(path.relative_to(HERE.root))
+
+
+if __name__ == "__main__":
+    main()

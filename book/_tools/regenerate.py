@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from html import escape
 
 from _tools import compare
-from _tools.chapters import HERE, Book, Chapter, write_whole
+from _tools.chapters import HERE, Book, Chapter, at_least_one, write_whole
 from _tools.compare import Moved
 from _tools.execute import COMMITTED_TIER, Run, place, runs, store
 
@@ -68,8 +68,8 @@ def report(found: dict[str, list[Moved]]) -> str:
 
 def changed_since(book: Book, revision: str) -> list[str]:
     """Return the chapters of which any file differs from ``revision``; all if Git has no such."""
-    git = ["git", "-C", str(book.root), "diff", "--name-only", "-z", revision, "--", "book"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    git = ["git", "-C", str(book.root), "diff", "--name-only", "-z", "--end-of-options", revision]
+    done = subprocess.run([*git, "--", "book"], capture_output=True, text=True, check=False)
     if done.returncode:
         return [chapter.name for chapter in book.chapters]
     paths = done.stdout.split("\0")
@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make regenerate", description=__doc__)
     parser.add_argument("chapters", nargs="*", help="such as iam/01-local-inconsistency")
     parser.add_argument("--since", metavar="REV", help="only chapters that changed since then")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count() or 1)
     asked = parser.parse_args()
     names = asked.chapters
     if asked.since and not (names := changed_since(HERE, asked.since)):

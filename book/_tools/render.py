@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -54,6 +55,7 @@ def render(book: Book, command: list[str]) -> int:
 
 def main() -> None:
     """Render this book with Jupyter Book; warnings are errors."""
+    argparse.ArgumentParser(prog="make html", description=__doc__).parse_args()
     os.environ["PYTHONPATH"] = str(HERE.pages)
     tool = str(Path(sys.executable).with_name("jupyter-book"))
     what = ["build", "book", "--config", "_config.yml", "--toc", str(HERE.root / "_toc.yml")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +94,7 @@ def rows(book: Book) -> list[Row]:
 
 def sign(verdict: str) -> str:
     """Return a verdict as the name of a CSS class."""
-    return verdict.replace(" ", "-")
+    return re.sub(r"[^a-z]+", "-", verdict.lower())
 
 
 def count(board: list[Row]) -> dict[str, int]:

@@ -74,7 +74,7 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], _: 
         lines.append(f'<meta name="description" content="{escape(said["og:description"])}">')
     if page == app.config.root_doc:
         found = json.dumps(papers(Path(app.srcdir, "references.bib")), ensure_ascii=False)
-        inert = found.replace("</", "<\\/")
+        inert = found.replace("<", "\\u003c")
         lines.append(f'<script type="application/ld+json">{inert}</script>')
     if page == "404" and site:  # it is shown at any address
         lines.insert(0, f'<base href="{escape(site)}">')

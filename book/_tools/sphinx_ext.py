@@ -1,27 +1,22 @@
-"""The Sphinx extension: facts, cards, data and sliders for chapters; what the site ships."""
+"""The Sphinx extension: facts, cards and data for chapters; what the site ships."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from nbformat import NotebookNode
-from plotly.offline import get_plotlyjs
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-from _tools import cards, share, stills
+from _tools import cards, paper, policy, share, stills
 from _tools.address import repository
 from _tools.chapters import Chapter
 from _tools.directives import Chapters, Live, Scoreboard, book_of, facts, label
 from _tools.scoreboard import as_json, by_source, found, rows
-from flatbook.interactive import MIME
 
 
 def _chapter(app: Sphinx, docname: str) -> Chapter | None:
@@ -46,6 +41,8 @@ def add_facts(app: Sphinx, doctree: nodes.document) -> None:
     title = next(doctree.findall(nodes.title))
     below = nodes.paragraph("", facts(chapter), classes=["chapter-facts"])
     title.parent.insert(title.parent.index(title) + 1, below)
+    if app.builder.format != "html":  # nothing to download
+        return
     for figure in doctree.findall(nodes.figure):
         for name in set(figure["names"]) & set(stamp["figures"]):
             file = chapter.data / f"{name}.csv"
@@ -62,7 +59,7 @@ def add_facts(app: Sphinx, doctree: nodes.document) -> None:
 
 def add_cards(app: Sphinx, doctree: nodes.document) -> None:
     """Turn each printed verdict into a card, and show all verdicts below the first figure."""
-    page = app.env.docname
+    page, on_screen = app.env.docname, app.builder.format == "html"
     board = f"{'../' * page.count('/')}scoreboard.html"
     of_page = {row.id: row for row in rows(book_of(app)) if row.chapter == page}
     shown = []
@@ -78,7 +75,9 @@ def add_cards(app: Sphinx, doctree: nodes.document) -> None:
                 continue
             pieces += [
                 _printed(output, plain),
-                nodes.raw("", cards.card(row, board), format="html"),
+                nodes.raw("", cards.card(row, board), format="html")
+                if on_screen
+                else paper.verdict(row),
             ]
             plain = []
             shown.append(row)
@@ -87,7 +86,7 @@ def add_cards(app: Sphinx, doctree: nodes.document) -> None:
             )
         if pieces:
             output.replace_self([n for n in [*pieces, _printed(output, plain)] if n.astext()])
-    if shown:
+    if shown and on_screen:
         top = next(doctree.findall(nodes.section))
         body = next((i for i, n in enumerate(top) if isinstance(n, nodes.section)), len(top))
         pictured = [i for i, n in enumerate(top[:body]) if any(n.findall(nodes.image))]
@@ -104,26 +103,6 @@ def _printed(like: nodes.literal_block, lines: list[str]) -> nodes.Element:
     return block if text else nodes.Element()
 
 
-def add_sliders(app: Sphinx, doctree: nodes.document) -> None:
-    """Put the curves of a figure with a slider beside its picture, for ``interactive.js``."""
-    chapter = _chapter(app, app.env.docname)
-    executed = chapter.executed() if chapter else None
-    sliders = dict(_sliders(executed)) if executed else {}
-    for figure in doctree.findall(nodes.figure):
-        for name in set(figure["names"]) & set(sliders):
-            curves = json.dumps(sliders[name], ensure_ascii=False, separators=(",", ":"))
-            inert = curves.replace("</", "<\\/")
-            script = f'<script class="interactive" type="application/json">{inert}</script>'
-            figure.insert(1, nodes.raw("", script, format="html"))
-
-
-def _sliders(executed: NotebookNode) -> Iterator[tuple[str, Any]]:
-    for cell in executed.cells:
-        for output in cell.get("outputs", []):
-            if MIME in output.get("data", {}):
-                yield cell.metadata["mystnb"]["figure"]["name"], output["data"][MIME]
-
-
 def _mathjax() -> Path:
     files = metadata.files("sphinx-mathjax-offline") or []
     script = next(file for file in files if file.name == "tex-mml-chtml.js")
@@ -131,7 +110,7 @@ def _mathjax() -> Path:
 
 
 def copy_scripts(app: Sphinx, error: Exception | None) -> None:
-    """Copy MathJax with its fonts, and plotly, into the site, so that it needs no other server."""
+    """Copy MathJax with its fonts into the site, so that it needs no other server."""
     if error is None and app.builder.format == "html":
         script, site = _mathjax(), Path(app.outdir, "mathjax")
         fonts = Path("output", "chtml", "fonts", "woff-v2")
@@ -140,10 +119,7 @@ def copy_scripts(app: Sphinx, error: Exception | None) -> None:
         shutil.copytree(script.parent / fonts, site / fonts, dirs_exist_ok=True)
         # The theme brings its icons twice; a font has them too, in a tenth of this script's size.
         Path(app.outdir, "_static", "scripts", "fontawesome.js").write_text("", "utf-8")
-        stills.pathways(Path(app.outdir, "_static", "live", "pathways.svg"))
-        plotly = Path(app.outdir, "plotly")
-        plotly.mkdir(exist_ok=True)
-        (plotly / "plotly.min.js").write_text(get_plotlyjs(), "utf-8")
+        stills.write(Path(app.outdir, "_static", "live"))
 
 
 def write_board(app: Sphinx, error: Exception | None) -> None:
@@ -209,7 +185,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     # Before Sphinx collects the files to download, which it does at priority 500.
     app.connect("doctree-read", add_facts, priority=400)
     app.connect("doctree-read", add_cards)
-    app.connect("doctree-read", add_sliders)
+    app.connect("config-inited", paper.set_up, priority=900)
+    app.connect("doctree-read", paper.adapt)
     app.connect("config-inited", tell_counts, priority=100)
     app.connect("env-get-outdated", read_again)
     app.connect("autodoc-process-docstring", escape_bars)
@@ -220,5 +197,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("build-finished", copy_scripts)
     app.connect("build-finished", write_board)
     app.connect("build-finished", share.write_sitemap)
+    app.connect("build-finished", paper.draw_stills)
+    app.connect("build-finished", policy.write_policies, priority=900)
     app.config["mathjax_path"] = "../mathjax/tex-mml-chtml.js"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

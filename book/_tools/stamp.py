@@ -90,8 +90,8 @@ def data_files(chapter: Chapter, modules: dict[str, Path]) -> dict[str, Path]:
 
 
 def rule(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a claim's entry decides its verdict and its printed line."""
-    return {key: entry.get(key) for key in ("check", "tolerance", "scale")}
+    """Return what of a claim's entry its verdict speaks of: what is said, compared and allowed."""
+    return {key: entry.get(key) for key in ("statement", "check", "tolerance", "scale")}
 
 
 def inputs(chapter: Chapter) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def differences(stamp: dict[str, Any], chapter: Chapter) -> list[str]:
         changed = {key for key in then | now[kind] if then.get(key) != now[kind].get(key)}
         said += [f"{key} changed" for key in sorted(changed)]
     if stamp.get("rules") != now["rules"]:
-        said.append("the check or tolerance of one of its claims changed in book/claims.yml")
+        said.append("what one of its claims says, compares or allows changed in book/claims.yml")
     return said
 
 

@@ -66,12 +66,14 @@ def verdict(
     """Return the verdict that a number earns under the tolerance and scale of a claim's entry.
 
     Args:
-        value: The measured number.
+        value: The measured number. NaN never passes, whatever its interval.
         entry: The claim's fields, of which ``tolerance`` and ``scale`` count.
         interval: The ends of its 95 % interval if it is an estimate: the whole interval has to
             lie inside the limits, or outside all on one side; else nothing is decided.
     """
     tolerance = entry["tolerance"]
+    if math.isnan(value):
+        return FAILED
     low, high = (value, value) if interval is None else interval
     if not holds(low, tolerance) or not holds(high, tolerance):
         limits = [tolerance[key] for key in ("below", "above") if key in tolerance]

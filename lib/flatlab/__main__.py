@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ import torch.distributed as dist
 
 from flatlab.conduct import conduct
 from flatlab.plan import plan
-from flatlab.sets import Place
+from flatlab.sets import Place, check_sizes
 from flatlab.settings import Settings, load_recipe, parse, recipes, smoke
 from flatmin._check import require
 from flatmin._extras import extra
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="grad and param do not obey")
     try:
         runs = _chosen(options)
+        require(options.workers >= 0, f"workers must not be negative, got {options.workers}")
         _prepare(options.device)
         if options.dry_run:
             _print_plan(runs, options.data)
@@ -113,6 +115,8 @@ def _chosen(options: argparse.Namespace) -> dict[str, Settings]:
         bool(chosen) and not unknown,
         f"{options.recipe} has no such run: {unknown or options.runs}; it has {[*runs]}",
     )
+    for settings in chosen.values():
+        check_sizes(settings)
     if options.tier == "smoke":
         return {name: smoke(settings) for name, settings in chosen.items()}
     return chosen
@@ -120,12 +124,9 @@ def _chosen(options: argparse.Namespace) -> dict[str, Settings]:
 
 def _prepare(device: str) -> None:
     """Check the device, and set how PyTorch computes on it."""
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = device
-    require(kind in ("cpu", "cuda"), f"device must be cpu or cuda, got {device!r}")
-    if kind == "cpu":
+    known = re.fullmatch(r"cpu|cuda(:\d{1,3})?", device)
+    require(known is not None, f"device must be cpu or cuda, got {device!r}")
+    if device == "cpu":
         torch.set_num_threads(1)  # so that a run repeats; several runs use several cores
         return
     require(torch.cuda.is_available(), f"device {device!r} needs a GPU, and PyTorch sees none")

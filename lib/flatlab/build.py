@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +11,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 
 from flatlab.models import Norm, WideResNet, cnn3, cnn6, cnn_bn, mlp, resnet, vit
+from flatlab.names import parts
 from flatlab.sets import Place, kind_of
 from flatlab.settings import Settings
 from flatlab.streams import stream
 from flatmin.optim import IAMD, IAMS, SAM
-
-MODELS = (
-    "cnn-bn, cnn3[-<width>][-plain|-group][-flat], cnn6, vit, resnet-18, resnet-50 or "
-    "wrn-<depth>-<widen>"
-)
 
 
 def build_model(settings: Settings) -> nn.Module:
@@ -38,21 +33,23 @@ def build_model(settings: Settings) -> nn.Module:
     shape = {"num_classes": kind.classes, "in_channels": kind.channels}
     rest: dict[str, Any] = {**shape, "generator": stream(settings.seed, "init")}
     model: nn.Module
-    if wide := re.fullmatch(r"wrn-(\d+)-(\d+)", name):
-        model = WideResNet(int(wide[1]), int(wide[2]), **rest)
-    elif name in ("resnet-18", "resnet-50"):
+    said = parts(name)
+    if said["depth"] and said["widen"]:
+        model = WideResNet(int(said["depth"]), int(said["widen"]), **rest)
+    elif name.startswith("resnet"):
         stem = "imagenet" if kind.size > 64 else "cifar"
         model = resnet(int(name[-2:]), stem=stem, **rest)
     elif name == "cnn-bn":
         model = cnn_bn(**rest)
-    elif small := re.fullmatch(r"cnn3(?:-(\d+))?(-plain|-group)?(-flat)?", name):
+    elif name.startswith("cnn3"):
         norms: dict[str | None, Norm] = {None: "batch", "-group": "group", "-plain": None}
-        flat = kind.size if small[3] else None
-        model = cnn3(width=int(small[1] or 16), norm=norms[small[2]], flat=flat, **rest)
-    elif name in ("cnn6", "vit"):
-        model = (cnn6 if name == "cnn6" else vit)(image_size=kind.size, **rest)
+        flat, norm = kind.size if said["flat"] else None, norms[said["norm"]]
+        model = cnn3(width=int(said["width"] or 16), norm=norm, flat=flat, **rest)
+    elif said["tokens"]:
+        width = int(said["tokens"])
+        model = vit(kind.size, kind.size // 7, width, depth=2, heads=width // 16, **rest)
     else:
-        raise ValueError(f"model must be {MODELS}, got {name!r}")
+        model = (cnn6 if name == "cnn6" else vit)(image_size=kind.size, **rest)
     if settings.loop != "simclr":
         return model
     draw = stream(settings.seed, "projector")

@@ -7,12 +7,14 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from flatmin._check import require
 
+MOST_BYTES = 4_000_000_000  # of a checkpoint
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -72,16 +74,20 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
     """
     if not path.exists():
         return None
+    wrong = f"{path} is damaged or no checkpoint of flatmin: move it away to start afresh"
+    require(path.stat().st_size <= MOST_BYTES, wrong)
     content = path.read_bytes()
     content, digest = content[:-_DIGEST], content[-_DIGEST:]
-    require(
-        hashlib.sha256(content).digest() == digest,
-        f"{path} is damaged or no checkpoint of flatmin: move it away to start afresh",
-    )
-    saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    check_same(path, saved["settings"], settings)
-    state: dict[str, Any] = saved["state"]
-    return state
+    require(hashlib.sha256(content).digest() == digest, wrong)
+    try:
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{wrong} (weights_only: {error!s:.200})") from error
+    match saved:
+        case {"settings": dict(then), "state": dict(state)}:
+            check_same(path, then, settings)
+            return state
+    raise ValueError(wrong)
 
 
 def check_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -70,7 +70,12 @@ def _conduct(settings: Settings, record: Path, checkpoint: Path, place: Place) -
     experiment = Experiment(settings, place)
     curve: list[Record] = []
     seconds = peak = 0.0
-    if saved := load_checkpoint(checkpoint, values):
+    if (saved := load_checkpoint(checkpoint, values)) is not None:
+        require(
+            saved.keys() == {"run", "curve", "seconds", "peak", *told},
+            f"{checkpoint} is no checkpoint of a run, it holds {sorted(map(str, saved))}: move it"
+            " away",
+        )
         require(
             saved["device"] == told["device"],
             f"{checkpoint} was written on {saved['device']}, this is {told['device']}: go on there,"

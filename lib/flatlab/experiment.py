@@ -21,7 +21,7 @@ from flatlab.measures import mean_loss, predictors
 from flatlab.probe import logistic_probe
 from flatlab.run import Batches, BatchSource, LoadedBatches, Record, Run
 from flatlab.schedules import constant, cosine, drops, seven_sixteenths
-from flatlab.sets import AT_ONCE, Pair, Place, Stack, kind_of, read, stack
+from flatlab.sets import AT_ONCE, Pair, Place, Stack, check_sizes, kind_of, read, stack
 from flatlab.settings import Settings
 from flatlab.streams import stream
 from flatmin._check import require
@@ -58,10 +58,7 @@ class Experiment:
             all(size % world == 0 for size in sizes),
             f"batch_size and unlabelled_batch_size must divide by {world} processes, got {sizes}",
         )
-        require(
-            settings.labels % self.kind.classes == 0,
-            f"labels must be a multiple of the {self.kind.classes} classes, got {settings.labels}",
-        )
+        check_sizes(settings)
         require(
             world == 1 or not place.download,
             f"download must be left to one process, got {world}: fetch the data before",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -149,13 +150,21 @@ def _run(command: Sequence[str], seconds: float) -> tuple[str, list[str]]:
     return "cut off" if cut_off else "failed" if process.returncode else "done", printed
 
 
+def _seconds(text: str) -> float:
+    if not 0 < (found := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the pieces and say what became of each; 1 if one failed."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m flatlab.gpu", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--budget", type=float, default=2400, help="seconds (default: %(default)g)")
+    parser.add_argument(
+        "--budget", type=_seconds, default=2400.0, help="seconds (default: %(default)g)"
+    )
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--rehearse", action="store_true", help="every piece, tiny, on a CPU")
     options = parser.parse_args(arguments)

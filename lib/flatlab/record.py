@@ -17,21 +17,65 @@ import flatmin
 from flatlab.run import Record
 from flatlab.sets import Place
 from flatlab.settings import Settings, load_recipe
+from flatmin._check import require
+
+MOST_BYTES = 10_000_000  # of a record
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what :func:`flatlab.conduct.conduct` wrote.
+    """Read what :func:`flatlab.conduct.conduct` wrote, or somebody else says it did.
 
     Raises:
-        ValueError: a file that is damaged or something else.
+        ValueError: a file that is damaged or something else; the message says what is wrong in it.
     """
+    wrong = f"{path} is damaged or no record of flatmin"
+    require(path.stat().st_size <= MOST_BYTES, f"{wrong}, too large: move it away")
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or "settings" not in content:
-        raise ValueError(f"{path} is damaged or no record of flatmin: move it away")
-    return content
+        content = json.loads(path.read_text("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{wrong}: move it away") from None
+    entries = content if isinstance(content, dict) else {}
+    strange = [
+        f"{name}: {value!r:.80}" for name, value in entries.items() if not _good(name, value)
+    ]
+    require(
+        "settings" in entries and not strange,
+        f"{wrong} ({'; '.join(strange) or 'no settings'}): move it away",
+    )
+    return entries
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _good(name: str, value: Any) -> bool:
+    """Whether one entry of a record is of its kind."""
+    match name, value:
+        case "settings", dict():
+            return all(isinstance(v, bool | int | float | str) for v in value.values())
+        case "provenance", dict():
+            return all(map(_plain, value.values()))
+        case "seconds" | "images_per_second" | "peak_megabytes", _:
+            return _number(value)
+        case "final", dict():
+            return all(map(_number, value.values()))
+        case "curve", dict() if all(isinstance(column, list) for column in value.values()):
+            alike = len({len(column) for column in value.values()}) <= 1
+            return alike and all(_number(x) for column in value.values() for x in column)
+    return False
+
+
+def _number(value: Any) -> bool:
+    """Whether it is one that a float can be, or that there was none."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (known and abs(value) < 1e300)
+
+
+def _plain(value: Any) -> bool:
+    """Whether it is a number, or a short line of what can be printed."""
+    line = isinstance(value, str) and len(value) <= 200 and value.isprintable()
+    return line or _number(value)
 
 
 def recorded(recipe: str, folder: str | Path) -> dict[str, dict[str, Any]]:

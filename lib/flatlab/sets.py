@@ -26,6 +26,7 @@ from flatlab.data.augment import (
 from flatlab.data.images import STATISTICS, FolderImages, cifar, svhn
 from flatlab.settings import DataName, Settings
 from flatlab.streams import stream
+from flatmin._check import require
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
 #: Batches of images and labels to look at, again and again.
@@ -107,6 +108,26 @@ def kind_of(settings: Settings) -> Kind:
     """The kind of images that a run sees; those of the smoke tier are small."""
     kind = KINDS[settings.data]
     return kind if settings.tier == "paper" else replace(kind, size=8 if kind.size <= 32 else 32)
+
+
+def check_sizes(settings: Settings) -> None:
+    """Check batches and known labels against the data set, which need not be there.
+
+    Raises:
+        ValueError: more than there are training images, or labels not as many of each class.
+    """
+    kind = KINDS[settings.data]
+    count = kind.count - kind.validation * settings.validate
+    for name in ("batch_size", "unlabelled_batch_size", "labels"):
+        value = getattr(settings, name)
+        require(
+            value <= count,
+            f"{name} must be at most {count}, the training images of {settings.data}, got {value}",
+        )
+    require(
+        settings.labels % kind.classes == 0,
+        f"labels must be a multiple of the {kind.classes} classes, got {settings.labels}",
+    )
 
 
 def read(settings: Settings, split: str, place: Place) -> Pair | FolderImages:

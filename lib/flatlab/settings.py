@@ -31,10 +31,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from flatlab.names import parts
 from flatmin._check import require
 from flatmin._extras import extra
 
 RECIPES = Path(__file__).with_name("recipes")
+MOST_RUNS, MOST_BYTES = 10_000, 1_000_000  # of a recipe
 
 Loop: TypeAlias = Literal["supervised", "fixmatch", "simclr"]
 DataName: TypeAlias = Literal[
@@ -61,7 +63,8 @@ class Settings:
         model: ``"cnn-bn"``, ``"cnn3"``, ``"cnn6"``, ``"vit"``, ``"resnet-18"``, ``"resnet-50"`` or
             ``"wrn-<depth>-<widen>"``; ``"cnn3-<width>"`` is another width, ``"-plain"`` behind
             either leaves out batch norm, ``"-group"`` puts group norm in its place, and
-            ``"-flat"`` gives all pixels of the last convolution to the linear layer.
+            ``"-flat"`` gives all pixels of the last convolution to the linear layer;
+            ``"vit-<width>"`` has two blocks with a head for every 16 numbers, on 7 × 7 patches.
         method: the optimizer; ``"random-D"`` and ``"random-S"`` are IAM-D and IAM-S with a random
             direction, ``"score-S"`` is IAM-S with a sampled score as the direction.
         seed: of weights, order, augmentation and noise.
@@ -162,6 +165,7 @@ class Settings:
         missing = sorted(required - values.keys())
         require(not missing, f"settings must name {missing}")
         settings = cls(**{name: _of_kind(name, v, hints[name]) for name, v in values.items()})
+        parts(settings.model)
         positive = ("epochs", "look", "batch_size", "climb", "lr", "sigma", "temperature")
         for name, value in asdict(settings).items():
             if isinstance(value, int | float):
@@ -221,15 +225,24 @@ def load_recipe(recipe: str | Path, /, **changes: Any) -> dict[str, Settings]:
     path = Path(recipe) if str(recipe).endswith(".toml") else RECIPES / f"{recipe}.toml"
     if not path.exists():
         raise FileNotFoundError(f"no recipe {recipe}; there are {recipes()}, or give a .toml file")
+    require(path.stat().st_size <= MOST_BYTES, f"{path} is too large for a recipe")
     try:
         content = _toml(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
     groups = content.pop("runs", [])
+    require(
+        isinstance(groups, list) and all(isinstance(group, dict) for group in groups),
+        f"runs must be tables, written [[runs]], got {groups!r:.80}",
+    )
     require(bool(groups), f"{path} must hold at least one [[runs]]")
     runs: dict[str, Settings] = {}
     for group in groups:
         axes = [name for name, value in group.items() if isinstance(value, list)]
+        for axis in axes:
+            require(bool(group[axis]), f"{axis} must list at least one value, got []")
+        count = len(runs) + math.prod(len(group[axis]) for axis in axes)
+        require(count <= MOST_RUNS, f"{path} must list at most {MOST_RUNS} runs, got {count}")
         for values in product(*(group[axis] for axis in axes)):
             row = content | group | dict(zip(axes, values, strict=True)) | changes
             settings = Settings.of(row)
@@ -299,6 +312,8 @@ def _of_kind(name: str, value: Any, hint: Any) -> Any:
     if allowed := typing.get_args(hint):
         require(value in allowed, f"{name} must be one of {allowed}, got {value!r}")
         return value
+    if isinstance(value, int):
+        require(abs(value) < 2**63, f"{name} must be below 2**63, got {value!r:.40}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     good = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))

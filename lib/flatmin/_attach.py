@@ -148,6 +148,7 @@ class Penalised(Attachment):
         here = self._optimizer._penalty(logits, self._moved)
         assert self._visit is not None
         penalty = KnownGradient.apply(here, self._there, *self._visit.params)
+        del self._moved, self._there
         loss = read(outputs, "loss")
         penalised = loss + penalty.to(loss.dtype)
         try:

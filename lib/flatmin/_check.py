@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -28,6 +29,14 @@ def check_climb(steps: int, sigma: float) -> None:
     """Check what Algorithm 1 is run with."""
     require(isinstance(steps, int) and steps >= 1, f"steps must be an integer >= 1, got {steps}")
     require(0 < sigma < math.inf, f"sigma must be positive and finite, got {sigma}")
+
+
+def check_sync(sync: bool) -> None:
+    """Check that there are other processes to work with."""
+    require(
+        not sync or (dist.is_available() and dist.is_initialized()),
+        "sync=True needs an initialised process group",
+    )
 
 
 def check_not_flattened(params: Iterable[Tensor]) -> None:

@@ -9,12 +9,11 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Generator, Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from flatmin._attach import Attachment
-from flatmin._check import require
+from flatmin._check import check_sync, require
 from flatmin._function import Outputs
 from flatmin._tangent import clear_unless_finite, here
 from flatmin._visit import Visit, targets
@@ -54,10 +53,7 @@ class Climber(Wrapper):
         generator: Generator | None = None,
         **kwargs: Any,
     ) -> None:
-        require(
-            not sync or (dist.is_available() and dist.is_initialized()),
-            "sync=True needs an initialised process group",
-        )
+        check_sync(sync)
         settings = {name: kwargs.pop(name) for name in self._settings}
         super().__init__(params, base_optimizer, settings, kwargs)
         if module is not None:
@@ -139,9 +135,9 @@ class Climber(Wrapper):
         """
         if self._attached:
             raise RuntimeError("perturbed() would climb twice: the attached model climbs by itself")
-        visit, reference = self._depart(forward, self._module)
+        visit, *reference = self._depart(forward, self._module)
         try:
-            yield reference
+            yield reference.pop()  # not kept here: with a large vocabulary it is large
         finally:
             visit.home()
         self._climbed = self._steps_by_there

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flatmin._check import check_climb, check_rho
 from flatmin._function import same_randomness
-from flatmin._tangent import noise, pullback, unit
+from flatmin._tangent import mean, noise, over_ranks, pullback, unit
 from flatmin.fisher import FisherOperator
 
 
@@ -50,7 +50,7 @@ class Objective:
             for f, term in self.fisher.terms(delta):
                 torch._foreach_add_(product, term)
                 self.reference = f if self.fisher.batches.single else None
-        return product
+        return over_ranks(product) if self.fisher.sync else product
 
     def sweep(self, delta: list[Tensor], *, climb: bool = True) -> tuple[Tensor, list[Tensor]]:
         """The value at δ and, if climbing, n times the gradient."""
@@ -71,7 +71,8 @@ class Objective:
                         torch._foreach_add_(gradient, slope)
                     del outputs
                 total = total + divergence.total(f, moved)
-        return total / examples, gradient
+        gradient = over_ranks(gradient) if climb and self.fisher.sync else gradient
+        return mean(total, examples, self.fisher.sync), gradient
 
     def _at_theta(self, batch: Any) -> Tensor:
         """f(x, θ): of a stream computed again for every sweep, as it may come in another order."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
 
@@ -108,6 +109,22 @@ def clear_unless_finite(tensors: list[Tensor]) -> Tensor:
     for tensor in here(tensors):
         tensor.masked_fill_(broken, 0)
     return norm
+
+
+def over_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The sum of each over all processes, by one reduction."""
+    flat = torch.cat([t.reshape(-1) for t in tensors])
+    dist.all_reduce(flat)
+    pieces = flat.split_with_sizes([t.numel() for t in tensors])
+    return [piece.view_as(t) for piece, t in zip(pieces, tensors, strict=True)]
+
+
+def mean(total: Tensor, n: int, sync: bool) -> Tensor:
+    """A sum over n examples by their number; with ``sync`` over those of all processes."""
+    if not sync:
+        return total / n
+    total, count = over_ranks([total, total.new_full((), n)])
+    return total / count
 
 
 def here(tensors: Sequence[Tensor]) -> list[Tensor]:

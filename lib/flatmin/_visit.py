@@ -7,12 +7,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import torch
-import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from flatmin._check import check_not_flattened, check_rho, require
 from flatmin._function import same_randomness, steady_attention
-from flatmin._tangent import clear_unless_finite, gradient, here, noise, pullback, sharded_noise
+from flatmin._tangent import (
+    clear_unless_finite,
+    gradient,
+    here,
+    noise,
+    over_ranks,
+    pullback,
+    sharded_noise,
+)
 from flatmin.directions import Tangent
 from flatmin.divergences import Divergence
 
@@ -187,10 +194,7 @@ class Visit:
     def onto_ball(self, gradient: Tangent) -> Tangent:
         """δ = ρ g/‖g‖, in place; each parameter's part by its own ρ."""
         if self._sync and not self._sharded:  # of shards, gradients are the mean of all ranks
-            flat = torch.cat([g.reshape(-1) for g in gradient])
-            dist.all_reduce(flat)
-            pieces = flat.split_with_sizes([g.numel() for g in gradient])
-            gradient = [piece.view_as(g) for piece, g in zip(pieces, gradient, strict=True)]
+            gradient = over_ranks(gradient)
         norm = clear_unless_finite(gradient)
         self.stayed = ~(norm.isfinite() & (norm > 0))
         torch._foreach_div_(here(gradient), torch.where(self.stayed, 1.0, norm))

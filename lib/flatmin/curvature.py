@@ -5,7 +5,9 @@ The matrix is any :class:`Operator` of size m: the Fisher matrix F(θ) of
 :class:`flatmin.hessian.HessianOperator`.
 A vector is a tensor (m,): the parameters that require a gradient, or those of ``params``, flattened
 in their order. Curvature is that of the model in evaluation mode; the model itself is left as it
-was. It may be asked for in ``torch.no_grad`` and ``torch.inference_mode``, too.
+was. It may be asked for in ``torch.no_grad`` and ``torch.inference_mode``, too. Where several
+processes have a part of the inputs each, all of them call :func:`top_eigenpairs` or :func:`trace`
+of a Fisher operator with ``sync=True``, and find the same.
 
 Everywhere here a *batch* is what the model is called with: a tensor ``x`` for ``model(x)``, a tuple
 for ``model(*batch)``, a dict for ``model(**batch)``. Where a batch can stand, so can a list or
@@ -118,7 +120,8 @@ def top_eigenpairs(
         (tensor([4.5000], dtype=torch.float64), tensor([[1., 0.]], dtype=torch.float64), True)
     """
     m, like = operator.size, operator.like
-    require(1 <= k < m, f"k must be from 1 to m - 1 = {m - 1}, not {k}")
+    whole = isinstance(k, int)
+    require(whole and 1 <= k < m, f"k must be from 1 to m - 1 = {m - 1}, not {k}")
     require(0 < tol < 1, f"tol must lie between 0 and 1, not {tol}")
 
     def matvec(vector: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -169,7 +172,8 @@ def trace(
         >>> trace(FisherOperator(nn.Linear(2, 1, bias=False), x, divergence="gaussian"))
         TraceEstimate(value=5.0, standard_error=0.0)
     """
-    require(probes >= 2, f"probes must be at least 2, not {probes}")
+    whole = isinstance(probes, int)
+    require(whole and probes >= 2, f"probes must be an integer, at least 2, not {probes}")
     like = operator.like
     generator = generator or new_generator([like])
     forms = []

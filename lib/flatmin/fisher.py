@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flatmin._check import require
+from flatmin._check import check_sync, require
 from flatmin._function import Batches, Function, Outputs, Progress, same_randomness
-from flatmin._tangent import pullback
+from flatmin._tangent import mean, pullback
 from flatmin.divergences import DivergenceName, divergence_named
 
 __all__ = ["FisherOperator"]
@@ -42,6 +42,8 @@ class FisherOperator:
             give F's block.
         outputs: ``(what the model returns, batch) -> tensor``, by default its tensor or logits.
         progress: wraps the stream in every pass over it, such as ``tqdm.tqdm``.
+        sync: F of the examples of all processes together, each of which has some of them as its
+            inputs and takes part in every product.
 
     Attributes:
         size: m.
@@ -49,7 +51,8 @@ class FisherOperator:
 
     Raises:
         ValueError: no trainable parameter, an unknown divergence, inputs that can be read once
-            only; on multiplying also for an empty batch, or outputs of a wrong shape.
+            only, ``sync`` without a process group; on multiplying also for an empty batch, or
+            outputs of a wrong shape.
 
     Examples:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -70,12 +73,14 @@ class FisherOperator:
         params: Iterable[Tensor] | None = None,
         outputs: Outputs | None = None,
         progress: Progress | None = None,
+        sync: bool = False,
     ) -> None:
+        check_sync(sync)
         self.divergence, self.training = divergence_named(divergence), training
         self.function = Function(model, params, outputs)
         self.size = self.function.size
         self.like = self.function.params[0].detach().new_empty(0)
-        self.batches = Batches(inputs, self.like.device, progress)
+        self.batches, self.sync = Batches(inputs, self.like.device, progress), sync
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """F v, (m,), for v (m,)."""
@@ -84,7 +89,7 @@ class FisherOperator:
             for outputs, term in self.terms(self.function.split(vector)):
                 product += torch.cat([t.reshape(-1) for t in term])
                 n += self.divergence.count(outputs)
-        return product / n
+        return mean(product, n, self.sync)
 
     def quadratic(self, vector: Tensor) -> Tensor:
         """vᵀ F v, a float64 scalar, for v (m,): the pass on dual numbers alone."""
@@ -95,7 +100,7 @@ class FisherOperator:
                 outputs, u = self._pushed(batch, tangents)
                 form = form + self.divergence.quadratic(outputs, u)
                 n += self.divergence.count(outputs)
-        return form / n
+        return mean(form, n, self.sync)
 
     def terms(self, tangents: list[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """f(x, θ) of every batch, and its part of n F v, at least in float32.

@@ -76,6 +76,7 @@ def local_inconsistency(
     params: Iterable[Tensor] | None = None,
     outputs: Outputs | None = None,
     progress: Progress | None = None,
+    sync: bool = False,
     generator: torch.Generator | None = None,
 ) -> LocalInconsistency:
     """Measure S_ρ(θ) by Algorithm 1 of Kim et al. 2026.
@@ -87,9 +88,6 @@ def local_inconsistency(
 
     Args:
         model: the network f(·, θ); of one in ``DistributedDataParallel`` the inner module counts.
-            Every rank measures its own inputs, with a δ of its own: the mean over the ranks is at
-            least the S_ρ of all their inputs together, which one rank measures by itself, given a
-            ``DataLoader`` without the distributed sampler.
         inputs: one batch, or a re-iterable stream of batches (a list, a ``DataLoader``), over which
             E_x is averaged with every example weighted alike. A batch of a stream that is a *list*,
             as a ``DataLoader`` makes of labelled examples, counts as ``[x, labels, ...]``: the
@@ -109,6 +107,9 @@ def local_inconsistency(
             the model's tensor or logits. The batch is as in ``inputs``, on the model's device.
         progress: wraps a stream in each pass over it, of which there are K + 1 for every restart,
             such as ``tqdm.tqdm``.
+        sync: measure the inputs of all processes together: each calls this with its own, their sums
+            meet, and all return the same. Generators, if given, must agree. Without it each process
+            has a δ of its own, and the mean of their values is at least that of all inputs.
         generator: source of the noise, on the model's device; by default seeded alike every call.
 
     Returns:
@@ -117,7 +118,8 @@ def local_inconsistency(
 
     Raises:
         ValueError: an argument out of range, no trainable parameter, an empty batch, outputs of a
-            shape that the divergence is not defined for, or a stream that can be read only once.
+            shape that the divergence is not defined for, a stream that can be read only once, or
+            ``sync`` without a process group.
         TypeError: no tensor among the model's outputs.
         NotImplementedError: parameters sharded over processes.
 
@@ -142,6 +144,7 @@ def local_inconsistency(
         params=params,
         outputs=outputs,
         progress=progress,
+        sync=sync,
     )
     objective = Objective(
         fisher, rho, steps, sigma, generator or new_generator(fisher.function.params)
@@ -176,6 +179,7 @@ def worst_case_perturbation(
     params: Iterable[Tensor] | None = None,
     outputs: Outputs | None = None,
     progress: Progress | None = None,
+    sync: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Find δ_K of Algorithm 1, the perturbation of size ρ that moves the outputs most.
@@ -218,6 +222,7 @@ def worst_case_perturbation(
         params: the coordinates of θ.
         outputs: picks the outputs.
         progress: wraps a stream.
+        sync: by the inputs of all processes.
         generator: source of the noise.
 
     Returns:
@@ -242,6 +247,7 @@ def worst_case_perturbation(
         params=params,
         outputs=outputs,
         progress=progress,
+        sync=sync,
     )
     objective = Objective(
         fisher, rho, steps, sigma, generator or new_generator(fisher.function.params)

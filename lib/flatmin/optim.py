@@ -16,13 +16,12 @@ base optimizer step with the gradient it met. δ has norm ρ and ascends
     cross_entropy(logits, y).backward()          # θ is back
     optimizer.step()
 
-This holds for Hugging Face's ``Trainer(model, args, optimizers=(optimizer, scheduler))``, for
-Lightning's automatic optimization (attach the network, not the LightningModule, in
-``configure_optimizers``), for accelerate and timm, with accumulation, clipping, schedulers, mixed
-precision, checkpointing (``use_reentrant=False``) and ``torch.compile``. The loop sees the loss at
-θ + δ. SAM climbs by the loss that the model returns, or by ``attach(model, loss=...)`` of what it
-returns, IAM-S by its logits or ``attach(model, outputs=...)``; IAM-D adds β S_ρ to the loss that it
-returns. Evaluation and ``no_grad`` are plain passes.
+So with Hugging Face's ``Trainer(model, args, optimizers=(optimizer, scheduler))``, with Lightning
+(attach the network, not the LightningModule, in ``configure_optimizers``), accelerate and timm, and
+with accumulation, clipping, schedulers, mixed precision, checkpointing (``use_reentrant=False``),
+``torch.compile``. The loop sees the loss at θ + δ; evaluation and ``no_grad`` are plain passes. SAM
+climbs by the loss that the model returns, or ``attach(model, loss=...)``, IAM-S by its logits or
+``attach(model, outputs=...)``; IAM-D adds β S_ρ to the loss that it returns.
 
 **With a closure** that runs the forward pass and no backward::
 
@@ -43,11 +42,10 @@ Give ``module=model`` too, so that batch-norm statistics move once per step. Cli
 
 For IAM-D add :class:`flatmin.penalty.InconsistencyPenalty` to the loss, under any optimizer.
 
-**Many processes.** ``DistributedDataParallel``: attach it, or give it as ``module``; only the last
-backward pass is reduced, each rank climbs on its own examples, with ``sync=True`` all by their
-common gradient. ``fully_shard``: after it make the optimizer, with ``module=model`` or attached;
-the climb is common to all ranks, whose generators must agree (by default they do). The older
-``FullyShardedDataParallel`` is refused.
+**Many processes.** ``DistributedDataParallel``: attach it, or give it as ``module``; one backward
+pass is reduced, each rank climbs on its own examples, with ``sync=True`` all by their common
+gradient. After ``fully_shard`` make the optimizer, with ``module=model`` or attached; all ranks
+climb together, and their generators must agree (by default they do).
 
 **Dropout** draws one mask for all passes of a step. A climb by a gradient that is zero or not
 finite stays at θ, a step by one that is not finite counts as one of zero: ``optimizer.stayed`` and
@@ -84,8 +82,8 @@ class SAM(Climber):
 
     SAM steps by ∇L(θ + δ) with δ = ρ g/‖g‖, g = ∇L(θ) (Foret et al. 2021, equation 2). ASAM
     measures δ relative to the weights: δ = ρ T² g/‖T g‖ with T = |w| + 0.01 on weights and 1 on
-    biases (Kwon et al. 2021, equation 9); here a parameter of one dimension counts as a bias. Its
-    radii are about ten times SAM's. A step takes two forward and two backward passes.
+    biases (Kwon et al. 2021, equation 9); what has one dimension counts as a bias. Its radii are
+    about ten times SAM's. A step takes two forward and two backward passes.
 
     Args:
         params: parameters or groups of them, as for any optimizer.
@@ -168,9 +166,7 @@ class IAMS(Climber):
     With ``direction="random"`` δ points anywhere: the control that a claim for a direction needs.
 
     Args:
-        params: parameters or groups of them, as for any optimizer.
-        base_optimizer: what steps, see :class:`SAM`.
-        rho: radius ρ > 0, also per group.
+        params, base_optimizer, rho: as for :class:`SAM`.
         sigma: size σ > 0 of the noise δ₀ ~ N(0, (σ²/m) I).
         steps: K ≥ 1.
         divergence: "categorical" for logits (..., C), "bernoulli" for one logit per example (n,
@@ -191,11 +187,9 @@ class IAMS(Climber):
         >>> def closure():
         ...     logits = model(x)
         ...     return torch.nn.functional.cross_entropy(logits[:6], y), logits
-        >>> losses = []
-        >>> for _ in range(20):
-        ...     optimizer.zero_grad()
-        ...     losses.append(optimizer.step(closure))
-        >>> bool(losses[-1] < losses[0])
+        >>> first = optimizer.step(closure)
+        >>> optimizer.zero_grad()
+        >>> bool(optimizer.step(closure) < first)
         True
     """
 
@@ -259,15 +253,11 @@ class IAMD(IAMS):
     with δ_K fixed. :meth:`Climber.step` holds one graph at a time: memory is that of SGD, for
     (K + 3) forward and (K + 2) backward passes; with ``direction="score"`` three of each, with
     "random" three and two. :class:`flatmin.penalty.InconsistencyPenalty` gives the same update with
-    one forward less and two graphs.
-
-    A step by gradients of :meth:`Climber.perturbed` is refused, as they lack that of S_ρ. The loss
-    of an attached model has β S_ρ in it: whatever scales the loss scales both.
+    one forward less and two graphs. A step by gradients of :meth:`Climber.perturbed` is refused, as
+    they lack that of S_ρ. The loss of an attached model has β S_ρ in it, and is scaled with it.
 
     Args:
-        params: parameters or groups of them, as for any optimizer.
-        base_optimizer: what steps, see :class:`SAM`.
-        rho: radius ρ > 0, also per group.
+        params, base_optimizer, rho: as for :class:`SAM`.
         beta: weight β ≥ 0.
         **kwargs: as for :class:`IAMS`.
 
@@ -320,7 +310,9 @@ class IAMD(IAMS):
             for p, g in zip(visit.params, there, strict=True):
                 if g is not None:  # a copy: weights that are added somewhere have one in common
                     p.grad = g.clone() if p.grad is None else p.grad.add_(g)
-            (loss + self._penalty(logits, moved)).backward()  # type: ignore[no-untyped-call]
+            total = loss + self._penalty(logits, moved)
+            del loss, logits, moved
+            total.backward()  # type: ignore[no-untyped-call]
         finally:
             visit.home()
         self._climbed = True

@@ -98,14 +98,25 @@ class Tiny:
         """Let it be a clone of ``address``."""
         subprocess.run(["git", "config", "remote.origin.url", address], cwd=self.root, check=True)
 
+    def git(self, *command):
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        done = subprocess.run(
+            ["git", *who, *command], cwd=self.root, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
     def track(self):
-        subprocess.run(["git", "add", "-A"], cwd=self.root, check=True)
+        self.git("add", "-A")
+
+    def commit(self):
+        self.track()
+        self.git("commit", "-qm", "x")
 
 
-@pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    tiny = Tiny(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))  # for the kernels
+def begun(root, monkeypatch):
+    """A book without a chapter."""
+    tiny = Tiny(root)
+    monkeypatch.setenv("PYTHONPATH", str(root / "lib"))  # for the kernels
     monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
     tiny.write("_toc.yml", "root: part/01-one.ipynb\n")
     tiny.write("README.md", "# Tiny\n")
@@ -114,7 +125,7 @@ def tiny(tmp_path, monkeypatch):
     tiny.write("lib/tiny/other.py", "")
     claim = HERE.claims["B.2-sharpness"] | {"chapter": "part/01-one"}
     tiny.write("book/claims.yml", f"B.2-sharpness: {claim}\n")
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    tiny.git("init", "-q")
     tiny.remote("https://github.com/a/b.git")
     return tiny
 
@@ -136,6 +147,18 @@ class AtOnce(Executor):
 def at_once(monkeypatch):
     """Chapters run without worker processes, whose start takes longer than a small chapter."""
     monkeypatch.setattr("_tools.execute.ProcessPoolExecutor", AtOnce)
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    return begun(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def make_tiny(tmp_path_factory):
+    """Begin a book that the tests of a module share."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield lambda: begun(tmp_path_factory.mktemp("book"), monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,17 @@ def test_the_card_says_all_and_escapes():
     assert "must be" not in gated.get_text()
 
 
+def test_nothing_that_a_stamp_or_claim_says_becomes_markup():
+    bad = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
+    entry = {"statement": bad, "source": {"paper": "ours", "where": bad}, "check": bad}
+    evil = Row(bad, {**ENTRY, **entry}, bad, bad, 0.8, (0.6, 0.9), bad)
+    allowed = {"div", "p", "span", "a", "strong", "svg", "rect", "line", "text", "circle"}
+    for html in (card(evil, "x"), overview([evil])):
+        found = BeautifulSoup(html, "html.parser").find_all(True)
+        assert {tag.name for tag in found} <= allowed | {"nav", "small"}
+        assert not [tag for tag in found if any(key.startswith("on") for key in tag.attrs)]
+
+
 def test_the_line_has_the_order_of_the_numbers():
     line = drawn(0.8, (0.6, 0.9))
     low, high = (float(line.select_one(".interval")[key]) for key in ("x1", "x2"))

@@ -58,7 +58,10 @@ def test_what_check_finds_after_each_kind_of_damage(tiny):
     claims = "book/claims.yml"
     tightened = found(claims, "'tolerance': {", "'tolerance': {'below': -1.0}, 'was': {")
     assert "the stored verdict is 'reproduced', but 0 under {'below': -1.0}" in tightened
-    assert "its claims changed in book/claims.yml; run make execute" in tightened
+    assert (
+        "its claims says, compares or allows changed in book/claims.yml; run make execute"
+        in tightened
+    )
     assert "yet it is planned" in found(claims, "'tier':", "'planned': 'later', 'tier':")
     # What only a GPU can decide is planned until a chapter reports it.
     assert found(claims, "'tier': 'ci'", "'planned': 'later', 'tier': 'paper'") == ""
@@ -70,7 +73,7 @@ def test_what_check_finds_after_each_kind_of_damage(tiny):
 
 def test_the_verdict_lines_of_intervals_and_of_what_cannot_be_tested_are_compared_too(tiny):
     entry = tiny.book.claims["B.2-sharpness"] | {"tolerance": {"below": 1.0}}
-    claims = {"B.1": entry, "B.2": entry, "B.3": entry}
+    claims = {"B.1": entry, "B.2": entry | {"why": "Few seeds."}, "B.3": entry}
     tiny.write("book/claims.yml", json.dumps(claims))
     tiny.write("lib/tiny/claims.py", f"CLAIMS = {claims!r}\n")
     chapter = tiny.chapter(
@@ -101,3 +104,26 @@ def test_a_hand_made_error_or_warning_in_an_output_is_found(tiny):
     ]
     chapter.twin.write_text(json.dumps(notebook))
     assert any("holds the error ValueError; mend it" in problem for problem in problems(tiny.book))
+
+
+@pytest.mark.parametrize(
+    ("call", "verdict", "wants"),
+    [
+        ("check(0.0)", "reproduced", False),
+        ("check(1.0)", "not reproduced", True),
+        ("check(0.0, interval=(-1.0, 1.0))", "inconclusive", True),
+        ("untestable('No gate.')", "not testable here", None),  # it says why itself
+    ],
+)
+def test_a_verdict_that_is_no_pass_and_only_such_a_one_needs_a_why(tiny, call, verdict, wants):
+    tiny.chapter("part/01-one", f'from flatbook import claim\nclaim("B.2-sharpness").{call}')
+    assert tiny.execute() == 0
+    tiny.track()
+    bare = problems(tiny.book)
+    claims = tiny.root / "book" / "claims.yml"
+    claims.write_text(claims.read_text().replace("'tier'", "'why': 'Because.', 'tier'"))
+    explained = problems(tiny.book)
+    asked = f"B.2-sharpness: its verdict is {verdict!r}; give it a why, one sentence, in claims.yml"
+    surplus = f"B.2-sharpness: its verdict is {verdict!r}; delete its why in claims.yml"
+    assert bare == ([asked] if wants else [])
+    assert explained == ([surplus] if wants is False else [])

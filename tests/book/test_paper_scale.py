@@ -21,7 +21,7 @@ def record(settings, order):
     final = {"S": order, "Tr H": -order, "lambda_max(H)": 1, "error": 0.5, "train_error": -order}
     if order == 3:
         final["Tr H"] = None  # a network that diverged
-    provenance = {"device": "H100"}
+    provenance = {"device": "H100", "commit": "0123456789"}
     values = {"settings": asdict(settings), "provenance": provenance, "seconds": 3600.0}
     return values | {"curve": curve, "final": final}
 
@@ -44,15 +44,16 @@ def write(tmp_path, monkeypatch):
 
 
 def read(capsys):
-    """What the chapter prints, line by line."""
+    """What the chapter prints, line by line, and its names."""
     (chapter,) = (c for c in HERE.chapters if c.name == "iam/12-paper-scale")
     cells = [cell.source for cell in chapter.source().cells if cell.cell_type == "code"]
-    exec("\n".join(cells), {})  # a notebook's cells share their names
-    return capsys.readouterr().out.splitlines()
+    names = {}
+    exec("\n".join(cells), names)  # a notebook's cells share their names
+    return capsys.readouterr().out.splitlines(), names
 
 
 def test_without_records_all_is_open(write, tmp_path, capsys):
-    lines = read(capsys)
+    lines, _names = read(capsys)
     assert sum(" open. not run yet" in line for line in lines) == 4
     assert not [*tmp_path.glob("*.claim.json")]
 
@@ -60,14 +61,20 @@ def test_without_records_all_is_open(write, tmp_path, capsys):
 def test_with_all_records_it_decides(write, tmp_path, capsys):
     for recipe in recipes():
         write(recipe)
-    lines = read(capsys)
+    lines, names = read(capsys)
     for recipe in recipes():
-        n = len(load_recipe(recipe))
-        line = next(line for line in lines if line.startswith(f"{recipe} "))
-        assert line.split()[1:] == [str(n), "of", str(n), f"{n:.2f}", "H100"]
-    mean = f"SGD 12.00 ± {1 / 3**0.5:.2f}   SAM 11.00"
+        n, row = len(load_recipe(recipe)), names["kept"][recipe]
+        assert row["recorded"] == f"{n} of {n}"
+        assert (row["hours"], row["device"]) == (f"{n:.2f}", "H100")
+        assert row["commits of the code"] == "0123456"
+    scales = {names["kept"][recipe]["scale"] for recipe in ("vit", "table1-svhn", "heatmap")}
+    assert scales == {"paper"}
+    assert names["kept"]["vit-small"]["scale"] == "laptop"
+    ours = [row for (_title, whose), row in names["lines"].items() if whose == "ours"]
     # Of thirteen rows: ImageNet has one seed.
-    assert sum(f"ours   {mean}" in line for line in lines) == 12
+    mean = f"12.00 ± {1 / 3**0.5:.2f}"
+    assert [row["SGD"] for row in ours].count(mean) == 12
+    assert sum(row["SAM"].startswith("11.00") for row in ours) == 12
     assert sum("25 of 25 cells" in line for line in lines) == 2
     assert sum("τ of S 1.00,  τ of Tr H -1.00" in line for line in lines) == 2
     found = {
@@ -87,7 +94,7 @@ def test_a_run_with_other_settings_is_no_run_of_the_table(write, tmp_path, capsy
     content = json.loads(path.read_text())
     content["settings"]["epochs"] = 20
     path.write_text(json.dumps(content))
-    lines = read(capsys)
+    lines, _names = read(capsys)
     assert "records with other settings: 1" in lines
     assert any(line.startswith("A.TAB1-cifar10: open.") for line in lines)
     assert not [*tmp_path.glob("*.claim.json")]

@@ -142,3 +142,5 @@ def test_only_chapters_of_which_a_file_changed_count(tiny):
     tiny.track()
     assert changed_since(tiny.book, "HEAD") == ["part/02-two", "part/03-three"]
     assert len(changed_since(tiny.book, "0" * 40)) == 3
+    assert len(changed_since(tiny.book, "--output=harm")) == 3  # no option of Git's
+    assert not (tiny.root / "harm").exists()

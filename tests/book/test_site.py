@@ -14,6 +14,7 @@ from _tools.chapters import HERE
 pytestmark = pytest.mark.browser
 
 SITE = HERE.built / "html"
+AXE = HERE.root / "tests" / "node_modules" / "axe-core" / "axe.min.js"
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -97,6 +98,26 @@ def test_a_page_is_whole(tab, address, name):
         ".map(e => e.outerHTML.slice(0, 120))",
     )
     assert wide == []
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core: run npm ci --prefix tests")
+@pytest.mark.parametrize("name", listed_pages())
+def test_a_page_is_accessible_in_light_and_in_the_dark(tab, address, name):
+    tab.goto(address + name, wait_until="load")
+    typeset(tab)
+    tab.add_script_tag(path=AXE)
+    found = []
+    for theme in ("light", "dark"):
+        tab.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        tab.wait_for_timeout(300)  # for colours that fade
+        report = tab.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        found += [
+            f"{theme}: {fault['id']} ({fault['impact']}): {node['html'][:120]}"
+            for fault in report["violations"]
+            if fault["impact"] in ("serious", "critical")
+            for node in fault["nodes"]
+        ]
+    assert found == []
 
 
 def test_every_internal_link_resolves(address):

@@ -55,6 +55,6 @@ def test_only_the_rules_of_claims_that_a_chapter_reports_concern_it(tiny):
     claims = tiny.root / "book" / "claims.yml"
     claims.write_text(claims.read_text().replace("'below'", "'above'"))
     assert differences(before, chapter) == [
-        "the check or tolerance of one of its claims changed in book/claims.yml"
+        "what one of its claims says, compares or allows changed in book/claims.yml"
     ]
     assert differences(before_other, other) == []

@@ -31,6 +31,10 @@ def test_nan_never_passes(tolerance):
     assert not holds(math.nan, tolerance)
 
 
+def test_nan_never_passes_whatever_its_interval():
+    assert verdict(math.nan, BELOW, (0.01, 0.02)) == "not reproduced"
+
+
 @pytest.mark.parametrize("tolerance", [{}, {"near": 1}, {"below": 1, "above": 0}])
 def test_an_unknown_tolerance_is_refused(tolerance):
     with pytest.raises(ValueError, match="below: x, above: x"):

@@ -31,6 +31,9 @@ def test_the_small_networks_go_by_their_names():
     sizes = {"cnn-bn": 3778, "cnn3": 24_058, "cnn3-6": 54 + 648 + 2592 + 84 + 250}
     sizes |= {"cnn3-6-plain": sizes["cnn3-6"] - 84, "cnn3-plain": 24_058 - 224}
     sizes |= {"cnn3-24-group": 53_362, "cnn3-24-flat": 53_362 + 960 * 15}  # 16 pixels are left
+    # Patches and a class, places of 49 + 1, two blocks, and the last norm and layer.
+    block = 128 + 4 * 32 * 33 + 2 * 32 * 128 + 160
+    sizes |= {"vit-32": 16 * 32 + 64 + 50 * 32 + 2 * block + 64 + 330}
     for name, size in sizes.items():
         model = build_model(replace(settings, model=name))
         assert sum(p.numel() for p in model.parameters()) == size

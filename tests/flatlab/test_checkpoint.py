@@ -1,12 +1,19 @@
 """Whole or not at all: what happens to files when writing or reading goes wrong."""
 
 import errno
+import hashlib
+import io
 import os
+from dataclasses import asdict
 
 import pytest
 import torch
+from runs import SMALL
 
+from flatlab import checkpoint
 from flatlab.checkpoint import load_checkpoint, save_checkpoint, write_whole
+from flatlab.conduct import conduct
+from flatlab.sets import Place
 
 SETTINGS = {"lr": 0.1, "method": "SGD"}
 
@@ -63,9 +70,33 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
     path = tmp_path / "run.pt"
     save_checkpoint(path, SETTINGS, {"evil": Evil()})
-    with pytest.raises(Exception, match="weights_only"):
+    with pytest.raises(ValueError, match=r"no checkpoint of flatmin.*weights_only"):
         load_checkpoint(path, SETTINGS)
     assert not (tmp_path / "harmed").exists()
+
+
+@pytest.mark.parametrize("content", [[], {}, 3, {"settings": 3, "state": {}}, {"settings": {}}])
+def test_something_else_with_a_right_hash_is_refused(content, tmp_path):
+    path, buffer = tmp_path / "run.pt", io.BytesIO()
+    torch.save(content, buffer)
+    raw = buffer.getvalue()
+    path.write_bytes(raw + hashlib.sha256(raw).digest())
+    with pytest.raises(ValueError, match="no checkpoint of flatmin"):
+        load_checkpoint(path, SETTINGS)
+
+
+def test_a_state_that_is_not_a_run_s_is_refused_before_anything_is_trained(tmp_path):
+    record = tmp_path / "run.json"
+    save_checkpoint(record.with_suffix(".pt"), asdict(SMALL), {"step": 7})
+    with pytest.raises(ValueError, match=r"is no checkpoint of a run, it holds \['step'\]"):
+        list(conduct(SMALL, record, Place()))
+    assert not record.exists()
+
+
+def test_a_file_that_is_too_large_is_not_read(saved, monkeypatch):
+    monkeypatch.setattr(checkpoint, "MOST_BYTES", 100)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        load_checkpoint(saved, SETTINGS)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110

@@ -211,7 +211,7 @@ def test_errors_name_the_argument():
         (lambda: top_fisher_eigenpairs(model, x, 0), "k must be from 1 to m - 1 = 74, not 0"),
         (lambda: top_fisher_eigenpairs(model, x, 75), "k must be from 1"),
         (lambda: top_fisher_eigenpairs(model, x, tol=0.0), "tol must lie between"),
-        (lambda: fisher_trace(model, x, probes=1), "probes must be at least 2, not 1"),
+        (lambda: fisher_trace(model, x, probes=1), "probes must be an integer, at least 2, not 1"),
         (lambda: FisherOperator(model, x, divergence="kl"), "divergence must be .* got 'kl'"),
         (lambda: FisherOperator(model, iter([x])), "inputs can be read only once"),
         (lambda: FisherOperator(model.requires_grad_(False), x), "no trainable parameter"),

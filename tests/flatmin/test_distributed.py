@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from flatmin.inconsistency import local_inconsistency
+from flatmin.curvature import top_eigenpairs, trace
+from flatmin.fisher import FisherOperator
+from flatmin.inconsistency import local_inconsistency, worst_case_perturbation
 from flatmin.penalty import InconsistencyPenalty
 
 # DistributedDataParallel
@@ -157,6 +159,48 @@ def test_an_attached_model_in_distributed_data_parallel(tmp_path):
     from test_distributed import _attached
 
     mp.spawn(_attached, args=(f"file://{tmp_path / 'rendezvous'}",), nprocs=2)
+
+
+# Measuring
+
+
+def _measured(rank: int, address: str) -> None:
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    whole = build("mlp")
+    part = whole.inputs[:3] if rank else [*whole.inputs[3:].split(2)]  # one batch, three batches
+    for sigma in (None, 0.1):
+        arguments = {"rho": RHO, "restarts": 2, "sigma": sigma}
+        expected = local_inconsistency(whole.model, whole.inputs, **arguments)
+        found = local_inconsistency(whole.model, part, sync=True, **arguments)
+        for name in ("value", "delta", "history"):
+            torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+        del arguments["restarts"]
+        expected = worst_case_perturbation(whole.model, whole.inputs, **arguments)
+        found = worst_case_perturbation(whole.model, part, sync=True, **arguments)
+        torch.testing.assert_close(found, expected)
+        alone = worst_case_perturbation(whole.model, part, **arguments)
+        assert (alone - expected).norm() > 0.01 * RHO
+    one, both = (
+        FisherOperator(whole.model, whole.inputs),
+        FisherOperator(whole.model, part, sync=True),
+    )
+    torch.testing.assert_close(top_eigenpairs(both).eigenvalues, top_eigenpairs(one).eigenvalues)
+    torch.testing.assert_close(trace(both).value, trace(one).value)
+    dist.destroy_process_group()
+
+
+def test_measuring_over_two_processes_is_measuring_in_one(tmp_path):
+    from test_distributed import _measured
+
+    mp.spawn(_measured, args=(f"file://{tmp_path / 'rendezvous'}",), nprocs=2)
+
+
+@pytest.mark.parametrize("measure", [local_inconsistency, worst_case_perturbation])
+def test_one_process_has_no_others_to_measure_with(measure):
+    case = build("mlp")
+    with pytest.raises(ValueError, match="sync=True needs an initialised process group"):
+        measure(case.model, case.inputs, rho=RHO, sync=True)
 
 
 # fully_shard

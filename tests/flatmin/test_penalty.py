@@ -1,5 +1,4 @@
 import math
-import weakref
 
 import pytest
 import torch
@@ -16,11 +15,9 @@ from cases import (
     value_at,
 )
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from flatmin import inconsistency
-from flatmin.inconsistency import local_inconsistency, worst_case_perturbation
+from flatmin.inconsistency import worst_case_perturbation
 from flatmin.penalty import InconsistencyPenalty
 
 
@@ -150,54 +147,3 @@ def test_beta_is_checked_at_every_call():
     penalty.beta = math.nan
     with pytest.raises(ValueError, match="beta must be non-negative and finite, got nan"):
         penalty(build("mlp").inputs)
-
-
-# Memory
-
-
-class Bytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that are alive, as a step makes them."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.now, self.peak = {}, 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                key, size = storage._cdata, storage.nbytes()
-                if key not in self.alive:
-                    self.alive[key] = weakref.ref(storage, lambda _, k=key, n=size: self.free(k, n))
-                    self.now += size
-                    self.peak = max(self.peak, self.now)
-        return out
-
-    def free(self, key, size):
-        del self.alive[key]
-        self.now -= size
-
-
-def test_a_large_vocabulary_takes_hardly_more_memory_than_a_plain_step():
-    vocabulary, width = 50_257, 8
-    body, head = nn.Embedding(vocabulary, width), nn.Linear(width, vocabulary, bias=False)
-    head.weight = body.weight
-    model, x = nn.Sequential(body, nn.Tanh(), head), torch.arange(128).view(2, 64)
-    penalty = InconsistencyPenalty(model, rho=0.1)
-
-    def step(penalized: bool) -> None:
-        logits = model(x)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), x.flatten())
-        (loss + penalty(x, logits) if penalized else loss).backward()
-
-    def peak(run) -> int:
-        model.zero_grad()
-        with Bytes() as memory:
-            run()
-        return memory.peak
-
-    plain = peak(lambda: step(False))
-    assert plain > 4 * 4 * 128 * vocabulary  # logits, their logarithms, and the gradients of both
-    assert peak(lambda: step(True)) < 1.3 * plain
-    assert peak(lambda: local_inconsistency(model, x, rho=0.1)) < 1.3 * plain

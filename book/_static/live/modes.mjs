@@ -5,9 +5,9 @@
 export function power(base, exponent) {
   if (exponent === 0) return 1;
   let out = base;
-  for (const bit of exponent.toString(2).slice(1)) {
+  for (let bit = 30 - Math.clz32(exponent); bit >= 0; bit -= 1) {
     out *= out;
-    if (bit === "1") out *= base;
+    if ((exponent >> bit) & 1) out *= base;
   }
   return out;
 }
@@ -26,19 +26,25 @@ export function descend(depths, target, step, init, steps) {
   return history;
 }
 
-// Where gradient flow lands from positive strengths whose sum is below the target. It adds the
-// same to φ_h = s_h^{2−L_h}/(2−L_h) of every path (log s_h at depth 2): bisection for how much.
-export function flowLanding(depths, target, init) {
+// Gradient flow from positive strengths: it adds the same to φ_h = s_h^{2−L_h}/(2−L_h) of every path
+// (log s_h at depth 2). The strengths after it has added `shift`.
+function flow(depths, init) {
   const potential = init.map((strength, h) => {
     const s = strength ** (1 / depths[h]);
     return depths[h] === 2 ? Math.log(s) : s ** (2 - depths[h]) / (2 - depths[h]);
   });
-  const at = (shift) => potential.map((start, h) => {
+  return (shift) => potential.map((start, h) => {
     const [L, phi] = [depths[h], start + shift];
     if (L === 2) return Math.exp(phi) ** 2;
     const base = (2 - L) * phi;
     return base <= 0 ? (L > 2 ? Infinity : 0) : base ** (L / (2 - L));
   });
+}
+
+// Its way from a start whose sum is below the target to zero loss, as `count` + 1 points, closer
+// to each other where it is fast. How far it goes is found by bisection.
+export function flowCurve(depths, target, init, count) {
+  const at = flow(depths, init);
   const over = (shift) => at(shift).reduce((sum, strength) => sum + strength, 0) > target;
   let [low, high] = [0, 1];
   while (!over(high)) high *= 2;
@@ -47,8 +53,10 @@ export function flowLanding(depths, target, init) {
     if (over(middle)) high = middle;
     else low = middle;
   }
-  return at(low);
+  return Array.from({ length: count + 1 }, (_, i) => at(low * (1 - (1 - i / count) ** 3)));
 }
+
+export const flowLanding = (depths, target, init) => flowCurve(depths, target, init, 1)[1];
 
 // Top Hessian eigenvalue of a mode at a balanced zero-loss point: Σ_h L_h σ_h^{2 − 2/L_h}.
 export const sharpness = (depths, strengths) =>
@@ -56,3 +64,38 @@ export const sharpness = (depths, strengths) =>
 
 // Sharpness of the equal split of `paths` paths of one depth: L H^{2/L−1} σ⋆^{2−2/L}.
 export const balancedSharpness = (L, paths, target) => L * paths ** (2 / L - 1) * target ** (2 - 2 / L);
+
+// Where a run ends: the mean of its last two states, which is the middle of a swing.
+export const ending = (history) => history.at(-1).map((strength, h) => (strength + history.at(-2)[h]) / 2);
+
+// All non-zero Hessian eigenvalues of the matrix network, by pairs of modes; strengths[i][h] is that
+// of mode i in path h: Σ_h Σ_ℓ σ_hi^{2(L_h − ℓ)/L_h} σ_hj^{2(ℓ − 1)/L_h}.
+export const crossModeSharpness = (depths, strengths) => strengths.map((one) => strengths.map((other) =>
+  depths.reduce((sum, L, h) => {
+    for (let l = 1; l <= L; l += 1) sum += one[h] ** ((2 * (L - l)) / L) * other[h] ** ((2 * (l - 1)) / L);
+    return sum;
+  }, 0)));
+
+// The split of least sharpness: at it 2 (L_h − 1) σ_h^{1 − 2/L_h} is the same for all paths. Bisection
+// for the logarithm of this price; a path of depth 2 has the price 2, whatever it carries.
+export function flattestSplit(depths, target) {
+  const carried = (price) => depths.map((L) => (L > 2 ? Math.exp(((price - Math.log(2 * (L - 1))) * L) / (L - 2)) : 0));
+  const total = (price) => carried(price).reduce((sum, strength) => sum + strength, 0);
+  const shallow = depths.filter((L) => L === 2).length;
+  let split;
+  if (shallow && total(Math.log(2)) < target) {
+    const deep = carried(Math.log(2));
+    const rest = (target - total(Math.log(2))) / shallow;
+    split = depths.map((L, h) => (L === 2 ? rest : deep[h]));
+  } else {
+    let [low, high] = [-50, 50];
+    for (let halving = 0; halving < 200; halving += 1) {
+      const middle = (low + high) / 2;
+      if (total(middle) > target) high = middle;
+      else low = middle;
+    }
+    split = carried(low);
+  }
+  const sum = split.reduce((a, b) => a + b);
+  return split.map((strength) => (strength * target) / sum);
+}

@@ -103,6 +103,7 @@ def train_ensemble(
     """
     ensemble = Ensemble.of(models)
     require(method in get_args(Method), f"method must be one of {get_args(Method)}, got {method!r}")
+    require(steps >= 0, f"steps must not be negative, got {steps}")
     require(len(seeds) == len(models), f"seeds must be one per model, got {len(seeds)}")
     given = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "rho": rho, "beta": beta}
     rate, inertia, decay, radius, weight = (

@@ -127,9 +127,9 @@ def flow_potential(depths: ArrayLike, strengths: ArrayLike) -> Floats:
 def flow_landing(depths: ArrayLike, target: ArrayLike, strengths: ArrayLike) -> Floats:
     """Where gradient flow from given strengths reaches zero loss, without solving an equation of t.
 
-    All φ_h of :func:`flow_potential` move by one common shift; it is found by Newton's method, from
-    above on an increasing convex sum, so every step is safe. The sharpness at this point is the
-    "gradient flow solution sharpness" of Kreisler et al. (2023).
+    All φ_h of :func:`flow_potential` keep their distance to the largest, and where that one ends is
+    found by Newton's method, from above on an increasing convex sum, so every step is safe. The
+    sharpness at this point is the "gradient flow solution sharpness" of Kreisler et al. (2023).
 
     Args:
         depths: L_h ≥ 2, shape ``(pathways,)``.
@@ -148,24 +148,25 @@ def flow_landing(depths: ArrayLike, target: ArrayLike, strengths: ArrayLike) -> 
     """
     depth, goal = valid_depths(depths, least=2), positive("target", target)[..., None]
     phi = flow_potential(depth, strengths)
-    shift = np.min(_potential(depth, goal ** (1 / depth)) - phi, axis=-1, keepdims=True)
+    gap = phi - phi.max(axis=-1, keepdims=True)  # to the path that arrives first: nothing cancels
+    level = np.min(_potential(depth, goal ** (1 / depth)) - gap, axis=-1, keepdims=True)
     for _ in range(100):
-        layers = _layers(depth, phi + shift)
+        layers = _layers(depth, level + gap)
         excess = np.sum(layers**depth, axis=-1, keepdims=True) - goal
         slope = np.sum(depth * layers ** (2 * depth - 2), axis=-1, keepdims=True)
-        shift = shift - excess / slope
+        level = level - excess / slope
         if np.all(np.abs(excess) <= 1e-13 * goal):
             break
-    return np.asarray(_layers(depth, phi + shift) ** depth)
+    return np.asarray(_layers(depth, level + gap) ** depth)
 
 
 def _potential(depth: NDArray[np.int64], layers: Floats) -> Floats:
-    share = np.where(depth == 2, 1.0, 2.0 - depth)  # any non-zero number where log takes over
-    return np.where(depth == 2, np.log(layers), layers ** (2.0 - depth) / share)
+    log = depth == 2  # each branch is given only what it can compute
+    power = layers ** (2.0 - depth) / np.where(log, 1.0, 2.0 - depth)
+    return np.where(log, np.log(np.where(log, layers, 1.0)), power)
 
 
 def _layers(depth: NDArray[np.int64], phi: Floats) -> Floats:
-    """The layer values s_h of which ``phi`` is the potential."""
+    """The layer values s_h of which ``phi`` is the potential, at depths from 2 on."""
     share = np.where(depth == 2, 1.0, 2.0 - depth)
-    with np.errstate(over="ignore"):  # of the branch that is not taken
-        return np.where(depth == 2, np.exp(phi), np.abs(share * phi) ** (1 / share))
+    return np.where(depth == 2, np.exp(phi), (share * phi) ** (1 / share))

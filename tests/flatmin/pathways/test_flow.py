@@ -10,6 +10,8 @@ from scipy.integrate import solve_ivp
 
 from flatmin.pathways import flow_landing, flow_potential, gradient_flow, simulate_modes
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 
 @settings(deadline=None, max_examples=25)
 @given(
@@ -54,6 +56,12 @@ def test_agrees_with_an_explicit_solver():
     )
     flow = gradient_flow([3, 5, 7], 1.2, start, times)
     np.testing.assert_allclose(flow.strengths, other.y.T**depth, atol=1e-9)
+
+
+def test_a_path_of_one_layer_may_cross_zero():
+    flow = gradient_flow([1, 3], 1.0, [0.1, 2.0], [0.0, 0.2, 5.0])
+    assert flow.strengths[0, 0] > 0 > flow.strengths[-1, 0]
+    np.testing.assert_allclose(flow.conserved, flow.conserved[0, 0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("depths", [(20, 20), (3, 5, 7)])
@@ -104,8 +112,10 @@ def test_a_solver_that_fails_is_an_error(monkeypatch):
         ({"init": [0.1, 0.1, 0.1]}, "one mode"),
         ({"times": [1.0, 0.5]}, "times must be"),
         ({"times": [1.0, 1.0]}, "times must be"),
-        ({"times": [-1.0, 0.5]}, "times must be"),
+        ({"times": [-1e-9, 0.5]}, "times must be"),
         ({"times": []}, "times must be"),
+        ({"times": 5.0}, "times must be"),
+        ({"depths": 3, "init": 0.1}, "one mode"),
         ({"times": [0.0, float("nan")]}, "times must be"),
     ],
 )
@@ -147,11 +157,20 @@ def test_landing_keeps_the_differences_and_reaches_the_target(depths, seed):
     np.testing.assert_allclose(after / scale, before / scale, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("target", [1e-9, 1.0, 1e3])
-def test_landing_is_relative_to_the_target_and_without_a_warning(target):
+@pytest.mark.parametrize("target", [1e-30, 1e-9, 1.0, 1e3])
+def test_landing_is_relative_to_the_target(target):
     ends = flow_landing([2, 3, 60], target, target * np.array([1e-3, 1e-5, 0.4]))
     assert ends.sum() == pytest.approx(target, rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 1e-16, 1e-30, 1e-200])
+@pytest.mark.parametrize("depth", [3, 20])
+def test_landing_from_a_start_of_any_size(depth, alpha):
+    """The follower keeps α (1 − 1.1^{−p})^{−1/p}, p = 1 − 2/L, once that is small."""
+    ends, power = flow_landing([depth] * 2, 1.0, [1.1 * alpha, alpha]), 1 - 2 / depth
+    assert ends.sum() == pytest.approx(1, rel=1e-12)
+    follower = alpha * (1 - 1.1**-power) ** (-1 / power)
+    assert ends[1] == pytest.approx(follower, rel=1e-9 + 2 * follower**power)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from scipy.optimize import minimize
 from flatmin.pathways import recovery_ratio, simulate_modes, theory
 from flatmin.pathways.recovery import _difference_kept
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 
 def differences(depth, strengths):
     """u_k − u_h of all pairs, u = σ^{2/L − 1}: (..., pathways, pathways)."""
@@ -36,7 +38,7 @@ def grid(depth, gamma, count=100):
     leader = follower + np.linspace(0.01, 0.99, count)[:, None] * (1 - 2 * follower)
     pairs = np.stack(np.broadcast_arrays(leader, follower), -1)
     run = simulate_modes([depth] * 2, 1.0, gamma / depth, pairs, 2)
-    z = differences(depth, run.strengths.numpy())[..., 0, 1]
+    z = differences(depth, np.maximum(run.strengths.numpy(), 1e-300))[..., 0, 1]
     return np.where(run.flipped_at.numpy() >= 0, -np.inf, z[..., 2] / z[..., 0]).min()
 
 
@@ -45,6 +47,12 @@ def test_the_limit_is_where_a_grid_of_starts_first_reverses_a_difference(depth):
     limit = float(recovery_ratio(depth))
     assert grid(depth, 0.999 * limit) > -1
     assert grid(depth, 1.001 * limit) < -1
+
+
+@pytest.mark.parametrize("depth", [3, 20, 300])
+def test_beyond_the_limit_some_start_is_always_set_back(depth):
+    for gamma in np.linspace(1.01 * float(recovery_ratio(depth)), 10, 6):
+        assert grid(depth, gamma, 50) < -1
 
 
 @pytest.mark.parametrize("depth", [3, 8, 100])

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from flatbook import interval, told
+
+
+def test_the_interval_is_that_of_a_t_test():
+    values = np.random.default_rng(0).normal(0.3, 2.0, 11)
+    mean, ends = interval(values)
+    assert mean == pytest.approx(values.mean(), rel=1e-12)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert ends == pytest.approx((expected.low, expected.high), rel=1e-12)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20), st.floats(-1e3, 1e3))
+def test_it_holds_the_mean_and_moves_with_the_values(values, shift):
+    mean, (low, high) = interval(values)
+    assert low <= mean <= high
+    moved, ends = interval(np.array(values) + shift)
+    assert (moved, *ends) == pytest.approx((mean + shift, low + shift, high + shift), abs=1e-8)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [[1.0, 2.0], [3.0, 4.0]]])
+def test_what_has_no_interval_is_refused(values):
+    with pytest.raises(ValueError, match="n >= 2"):
+        interval(values)
+
+
+def test_a_difference_is_told_with_its_signs():
+    assert told(np.array([-1.0, -2.0, -3.0])) == "-2.00 [-4.48, +0.48]"

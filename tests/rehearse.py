@@ -1,15 +1,17 @@
 """Run the workflows' own commands in a clean clone, as the runner of a fork would.
 
 ``python tests/rehearse.py test.launch`` runs one job, ``python tests/rehearse.py`` lists them, and
-``--whole`` leaves nothing out that ``.ci/run`` has run already. Nothing in the clone is edited but
-what a step edits; its remote is a bare copy, which takes the pushes, and GitHub's words name the
+``--whole`` leaves out neither the PDF nor what ``.ci/run`` has run already. Nothing in the clone is
+edited but what a step edits; its remote is a bare copy, which takes the pushes, and GitHub's words name the
 repository ``fork/book``. ``gh`` is a stand-in that prints what it is asked for, and lists nothing.
 The clone borrows this environment, so steps that install other versions are named and left out,
-like those that use an action; of an action that uploads, the files must be there.
+like those that use an action; of an action that uploads, the files must be there. Where ``.ci/run``
+is left out, the site that it rendered here is lent too.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,10 +20,11 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
+FORK = os.environ.get("GITHUB_REPOSITORY", "fork/book")
 SAID = {"github.event.before": "HEAD~1", "github.server_url": "https://github.com"}
-SAID |= {"github.repository": "fork/book", "github.run_id": "1", "github.token": "none"}
-INSTALLS = re.compile(r"pip install .*-e |constraints\.txt$|\$\{\{ matrix")
-COVERED = re.compile(r"\.ci/run$|pytest -q tests/flatmin")
+SAID |= {"github.repository": FORK, "github.run_id": "1", "github.token": "none"}
+INSTALLS = re.compile(r"pip install .*-e |apt-get install|constraints\.txt$|\$\{\{ matrix")
+COVERED = re.compile(r"\.ci/run$|pytest -q tests/flatmin|make pdf")
 
 
 def jobs():
@@ -50,13 +53,22 @@ def clone(folder):
     return checkout, stubs
 
 
+def lend_site(checkout):
+    """Copy the site that is rendered here, and what tells that it is whole."""
+    built, site = checkout / "_build", ROOT / "_build" / "html"
+    whole = site.with_name("html.made-of")
+    if whole.exists():
+        shutil.copytree(site, built / "html")
+        shutil.copy(whole, built)
+
+
 def environment(checkout, stubs, words):
     """What a step sees: GitHub's words, the stand-ins, and the clone's own library."""
     pattern = re.compile(r"\$\{\{ *([\w.]+) *\}\}")
     said = {key: pattern.sub(lambda m: SAID[m[1]], str(value)) for key, value in words.items()}
     path = [str(stubs), str(Path(sys.prefix, "bin")), os.environ["PATH"]]
     own = {"PATH": os.pathsep.join(path), "PYTHONPATH": str(checkout / "lib")}
-    github = {"GITHUB_REPOSITORY": "fork/book", "GITHUB_SERVER_URL": "https://github.com"}
+    github = {"GITHUB_REPOSITORY": FORK, "GITHUB_SERVER_URL": "https://github.com"}
     return {**os.environ, **own, **github, "GITHUB_REF_NAME": "v0", "CI": "true", **said}
 
 
@@ -79,7 +91,9 @@ def rehearse(name, folder, *, whole=False):
             continue
         print(f"-- {command.splitlines()[0]}", flush=True)
         if INSTALLS.search(command) or (COVERED.search(command) and not whole):
-            print("   left out: other versions" if INSTALLS.search(command) else "   left out")
+            print("   left out")
+            if command == ".ci/run":
+                lend_site(checkout)
             continue
         words = {**general, **step.get("env", {})}
         seen = environment(checkout, stubs, words)

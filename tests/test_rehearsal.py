@@ -4,7 +4,7 @@ import shutil
 import subprocess
 
 import nbformat
-from rehearse import clone, rehearse
+from rehearse import FORK, clone, rehearse
 
 from _tools.chapters import Book, first_cell
 
@@ -29,7 +29,7 @@ def test_launched_notebooks_install_the_fork_s_own_commit(tmp_path):
     parent, changed = pushed(tmp_path, "launch")
     executed = [c for c in Book(tmp_path / "clone").chapters if c.twin.exists()]
     assert changed == [f"book/{chapter.name}.ipynb" for chapter in executed]
-    source = f"git+https://github.com/fork/book@{parent}"
+    source = f"git+https://github.com/{FORK}@{parent}"
     for chapter in executed:
         assert chapter.executed().cells[1].source == first_cell(source)
 
@@ -50,7 +50,7 @@ def test_what_moved_becomes_a_pull_request_and_a_verdict_an_issue(tmp_path, capf
     said = capfd.readouterr().out
     assert said.count("gh issue create --title Verdicts changed, pinned versions") == 1
     assert "gh pr create --head regenerated" in said
-    assert "https://github.com/fork/book/actions/runs/1" in said
+    assert f"https://github.com/{FORK}/actions/runs/1" in said
 
 
 def test_a_week_in_which_every_chapter_failed_tells_without_a_pull_request(tmp_path, capfd):

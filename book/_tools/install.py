@@ -7,12 +7,30 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+from collections import deque
+from urllib.request import urlopen
 
 _COMES = re.compile(r"(?:Downloading|Using cached) (?P<file>\S+) \((?P<size>[\d.]+ [kMG]?B)\)")
 QUIET_SECONDS = 20
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+
+
+def without_cuda() -> list[str]:
+    """Return what has pip find PyTorch for processors, a tenth as large as the one for GPUs.
+
+    Only Linux gets CUDA by default; and only where there is no GPU, and the place can be reached.
+    """
+    if sys.platform != "linux" or shutil.which("nvidia-smi"):
+        return []
+    try:
+        with urlopen(f"{CPU_WHEELS}/torch/", timeout=5):
+            return ["--extra-index-url", CPU_WHEELS]
+    except OSError:
+        return []
 
 
 def said(line: str) -> str | None:
@@ -32,12 +50,16 @@ def said(line: str) -> str | None:
 
 
 def install(arguments: list[str]) -> int:
-    """Run ``pip install`` and return its exit status."""
-    print("Installing PyTorch and what the book needs: up to 6 GB on disk, minutes the first time.")
+    """Run ``pip install`` and return its exit status; if it fails, show the end of what it said."""
+    place = without_cuda()
+    size = "about 2 GB on disk" if place else "up to 6 GB on disk"
+    print(
+        f"Installing PyTorch and what the book needs: {size}, minutes the first time.", flush=True
+    )
     environment = os.environ | {"PIP_ROOT_USER_ACTION": "ignore", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
     process = subprocess.Popen(
-        [*command, "--progress-bar", "off", *arguments],
+        [*command, "--progress-bar", "off", *place, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -51,11 +73,16 @@ def install(arguments: list[str]) -> int:
 
     threading.Thread(target=beat, daemon=True).start()
     assert process.stdout is not None, "it is a pipe"
+    end = deque[str](maxlen=30)
     for line in process.stdout:
+        end.append(line)
         if words := said(line):
             print(words, flush=True)
     done.set()
-    return process.wait()
+    status = process.wait()
+    if status:
+        print("".join(end), end="", flush=True)
+    return status
 
 
 if __name__ == "__main__":

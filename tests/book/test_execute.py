@@ -109,6 +109,7 @@ def test_killed_at_any_moment_the_old_notebook_stays_and_nothing_runs_on(tiny, k
     assert contents(tiny) == {**old, chapter.path: text}
 
 
+@pytest.mark.usefixtures("at_once")
 def test_other_tiers_leave_the_committed_notebook_alone(tiny):
     parameters = "\n```{code-cell} ipython3\n:tags: [parameters]\n\ntier = 'ci'\nseed = 0\n```\n"
     chapter = tiny.chapter("part/01-one", parameters, "print(tier)")
@@ -125,6 +126,7 @@ def test_an_unknown_chapter_lists_the_known(tiny):
         tiny.execute("book/part/9.md")
 
 
+@pytest.mark.usefixtures("at_once")
 def test_output_in_pieces_is_one_output(tiny):
     cell = "import time\nfor i in range(3):\n    print(i, flush=True); time.sleep(0.3)"
     chapter = tiny.chapter("part/01-one", cell)

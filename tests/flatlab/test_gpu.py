@@ -84,11 +84,3 @@ def test_what_the_pieces_name_is_there(tmp_path):
     recipes = [p for p in todo if p.command[:2] == ("-m", "flatlab")]
     assert all(str(tmp_path / "scratch") in p.rehearsal for p in recipes)
     assert all(str(tmp_path / "data") in p.command for p in recipes)
-
-
-@pytest.mark.parametrize("recipe", ["gpu-supervised", "gpu-fixmatch", "gpu-simclr"])
-def test_a_recipe_is_rehearsed(recipe, tmp_path):
-    todo = {p.name: p for p in pieces(tmp_path, tmp_path / "scratch")}
-    fate, printed = gpu._run(todo[recipe].rehearsal, 300)
-    assert fate == "done", printed
-    assert [*(tmp_path / "scratch" / recipe).glob("*.json")]

@@ -24,7 +24,7 @@ import psutil
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from _tools.chapters import HERE, Book, Chapter, at_least_one, write_whole
+from _tools.chapters import HERE, Book, Chapter, alone, at_least_one, write_whole
 from _tools.stamp import differences, digest, inputs, outputs, versions
 
 COMMITTED_TIER = "ci"
@@ -230,6 +230,11 @@ def execute(book: Book, names: list[str], *, tier: str, everything: bool, jobs: 
     Returns:
         The number of chapters that failed.
     """
+    with alone(book, "execute"):
+        return _execute(book, names, tier, everything, jobs)
+
+
+def _execute(book: Book, names: list[str], tier: str, everything: bool, jobs: int) -> int:
     chapters = {chapter.name: chapter for chapter in book.find(names)}
     forced = everything or tier != COMMITTED_TIER
     due = [chapter for chapter in chapters.values() if forced or stale(chapter)]

@@ -118,6 +118,8 @@ def run(chapter: Chapter, tier: str) -> Run:
             return Run(chapter.name, error=_where(error))
         except Exception as error:  # a kernel can die in many ways, and the others must go on
             return Run(chapter.name, error=f"its kernel, {type(error).__name__}: {error}")
+        finally:
+            del os.environ["FLATBOOK_OUT"]
         seconds = round(time.perf_counter() - clock, 1)
         figures = {path.stem: path.read_text("utf-8") for path in sorted(out.glob("*.csv"))}
         verdicts = {

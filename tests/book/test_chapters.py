@@ -1,6 +1,10 @@
+import multiprocessing
+import os
+import threading
+
 import pytest
 
-from _tools.chapters import write_whole
+from _tools.chapters import alone, write_whole
 
 
 def test_the_source_has_the_same_ids_every_time_and_no_outputs(tiny):
@@ -36,3 +40,33 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         write_whole(file, "two")
     assert file.read_text() == "one"
+    assert [path.name for path in file.parent.iterdir()] == ["x.txt"]
+
+
+def test_what_a_killed_writer_left_is_taken_away_and_what_a_living_one_writes_is_not(tmp_path):
+    dead = multiprocessing.get_context("spawn").Process()
+    dead.start()
+    dead.join()
+    left, under_way = (tmp_path / f".x.txt.{pid}.part" for pid in (dead.pid, os.getppid()))
+    for path in (left, under_way, tmp_path / f".y.txt.{dead.pid}.part"):
+        path.touch()
+    assert write_whole(tmp_path / "x.txt", "one")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"x.txt", under_way.name, f".y.txt.{dead.pid}.part"}
+
+
+def test_the_second_command_waits_for_the_first(tiny):
+    order = []
+
+    def second():
+        with alone(tiny.book, "render"):
+            order.append("second")
+
+    with alone(tiny.book, "render"):
+        with alone(tiny.book, "execute"):  # another work
+            thread = threading.Thread(target=second)
+            thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join(30)
+    assert order == ["first", "second"]

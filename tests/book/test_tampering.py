@@ -253,7 +253,7 @@ KINDS = {
             ONE, lambda nb: nb.metadata["stamp"].update(device="a GPU", seconds=1, versions={})
         ),
     ),
-    "a record made up before its chapter first ran": (set(), lambda f: None),
+    "a whole run made up before its chapter first ran": (set(), lambda f: None),
 }
 
 

@@ -83,9 +83,12 @@ format: $(READY) ## Format and mend what ruff can
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-lock: $(READY) ## Pin the versions that are installed now
+lock: $(READY) ## Pin the versions that are installed now, and their hashes
 	@$(PYTHON) -m pip list --format freeze --exclude-editable --exclude pip --exclude setuptools \
 	  | sed -E 's/\+[a-z0-9.]+//; s/$$/ ; python_version >= "3.11"/' > constraints.txt
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
+	@$(VENV)/bin/uv --quiet pip compile pyproject.toml --extra test --extra integrations -c constraints.txt --generate-hashes \
+	  --python-version 3.11.9 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate -o requirements.lock
 
 clean: ## Remove all that can be made again, except .venv
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -48,7 +48,7 @@
     new ResizeObserver(([{ contentRect }]) => {
       if (contentRect.width !== width) all().forEach(fit);
       width = contentRect.width;
-    }).observe(document.querySelector("article"));
+    }).observe(document.querySelector("article") ?? document.body); // the search has no article
     document.documentElement.dataset.fitted = "";
     // A folded solution has no width until it is opened.
     document.addEventListener("toggle", () => all().forEach(fit), true);

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import ast
+import fcntl
+import glob
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbformat
+import psutil
 import yaml
 from nbformat import NotebookNode
 
@@ -178,10 +184,30 @@ def write_whole(path: Path, content: str) -> bool:
     if path.exists() and path.read_text("utf-8") == content:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(content, "utf-8")
-    part.replace(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # by one that was killed
+        if not psutil.pid_exists(int(left.name.split(".")[-2])):
+            left.unlink(missing_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(content, "utf-8")
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     return True
+
+
+@contextmanager
+def alone(book: Book, what: str) -> Iterator[int]:
+    """Wait until no other command is at this work; one that is killed lets the next begin.
+
+    Yields:
+        The lock: a child that is given it keeps the next command waiting until it ends.
+    """
+    book.built.mkdir(parents=True, exist_ok=True)
+    with (book.built / f".{what}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
 
 
 HERE = Book(Path(__file__).resolve().parents[2])

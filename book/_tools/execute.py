@@ -24,7 +24,7 @@ import psutil
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from _tools.chapters import HERE, Book, Chapter, at_least_one, write_whole
+from _tools.chapters import HERE, Book, Chapter, alone, at_least_one, write_whole
 from _tools.stamp import differences, digest, inputs, outputs, versions
 
 COMMITTED_TIER = "ci"
@@ -118,6 +118,8 @@ def run(chapter: Chapter, tier: str) -> Run:
             return Run(chapter.name, error=_where(error))
         except Exception as error:  # a kernel can die in many ways, and the others must go on
             return Run(chapter.name, error=f"its kernel, {type(error).__name__}: {error}")
+        finally:
+            del os.environ["FLATBOOK_OUT"]
         seconds = round(time.perf_counter() - clock, 1)
         figures = {path.stem: path.read_text("utf-8") for path in sorted(out.glob("*.csv"))}
         verdicts = {
@@ -230,6 +232,11 @@ def execute(book: Book, names: list[str], *, tier: str, everything: bool, jobs: 
     Returns:
         The number of chapters that failed.
     """
+    with alone(book, "execute"):
+        return _execute(book, names, tier, everything, jobs)
+
+
+def _execute(book: Book, names: list[str], tier: str, everything: bool, jobs: int) -> int:
     chapters = {chapter.name: chapter for chapter in book.find(names)}
     forced = everything or tier != COMMITTED_TIER
     due = [chapter for chapter in chapters.values() if forced or stale(chapter)]

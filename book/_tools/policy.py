@@ -54,8 +54,8 @@ def policy(page: str, site: str = "") -> str:
 def with_policy(page: str, site: str = "") -> str:
     """Return a page with its policy in its head, before any script."""
     page = _META.sub("", page)
-    meta = f'<meta http-equiv="Content-Security-Policy" content="{escape(policy(page, site))}">\n'
-    head = re.search(r"(?i)<meta charset=[^>]*>\s*|<head[^>]*>", page)
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy(page, escape(site))}">\n'
+    head = re.search(r"(?i)<meta charset=[^>]*>\n?", page) or re.search(r"(?i)<head[^>]*>", page)
     return page if head is None else f"{page[: head.end()]}{meta}{page[head.end() :]}"
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from html import escape
 
 from _tools import compare
-from _tools.chapters import HERE, Book, Chapter, at_least_one, write_whole
+from _tools.chapters import HERE, Book, Chapter, alone, at_least_one, write_whole
 from _tools.compare import Moved
 from _tools.execute import COMMITTED_TIER, Run, place, runs, store
 
@@ -91,6 +91,11 @@ def regenerate(book: Book, names: list[str], *, jobs: int) -> int:
         names: The chapters; none means all.
         jobs: How many at a time.
     """
+    with alone(book, "regenerate"):
+        return _regenerate(book, names, jobs)
+
+
+def _regenerate(book: Book, names: list[str], jobs: int) -> int:
     folder = book.built / "regenerate"
     shutil.rmtree(folder, ignore_errors=True)
     chapters = {chapter.name: chapter for chapter in book.find(names)}

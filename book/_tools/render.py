@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from _tools.address import repository
-from _tools.chapters import HERE, Book, write_whole
+from _tools.chapters import HERE, Book, alone, write_whole
 from _tools.stamp import digest, versions
 
 _SHOWN = ("_config.yml", "_toc.yml", "constraints.txt", "book", "examples", "lib")
@@ -38,6 +38,11 @@ def render(book: Book, command: list[str]) -> int:
     A mark says what a finished site was made of. It is taken away before anything is written: a
     site without it was interrupted, and is made from nothing.
     """
+    with alone(book, "render") as lock:
+        return _render(book, command, lock)
+
+
+def _render(book: Book, command: list[str], lock: int) -> int:
     site, mark, now = book.built / "html", book.built / "html.made-of", shown(book)
     made_of = mark.read_text("utf-8") if mark.exists() else ""
     if made_of == now and (site / "index.html").exists():
@@ -47,7 +52,7 @@ def render(book: Book, command: list[str]) -> int:
     if not made_of:
         for unfinished in (site, book.built / ".doctrees", book.built / ".jupyter_cache"):
             shutil.rmtree(unfinished, ignore_errors=True)
-    status = subprocess.run(command, cwd=book.root, check=False).returncode
+    status = subprocess.run(command, cwd=book.root, check=False, pass_fds=[lock]).returncode
     if status == 0:
         write_whole(mark, now)
     return status

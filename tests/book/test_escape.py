@@ -1,0 +1,72 @@
+"""Text of a stranger's record or stamp on a rendered page: shown, never markup, never a file."""
+
+import json
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_output
+from sphinx.application import Sphinx
+
+from _tools.chapters import HERE
+
+BAD = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+WHY = f"{BAD} [go](javascript:alert(3)) and\n\n```{{include}} secret.txt\n```\n"
+PAGES = ("scoreboard", "part/01-one")
+
+
+@pytest.fixture
+def pages(tiny):
+    """The scoreboard and a chapter whose stamp and outputs are hostile in every string."""
+    chapter = tiny.chapter("part/01-one", "1")
+    notebook = chapter.source()
+    notebook.cells[-1].outputs = [
+        new_output("stream", text=f"B.2-sharpness: not testable here. {BAD}\ndevice {BAD}\n"),
+        new_output("execute_result", {"text/plain": BAD}),
+    ]
+    told = {"verdict": "not testable here", "why": WHY}
+    notebook.metadata["stamp"] = {
+        "claims": {"B.2-sharpness": told},
+        **{"figures": {}, "device": BAD, "seconds": 1.0, "versions": {"torch": BAD}},
+        "parameters": {"tier": BAD},
+    }
+    nbformat.write(notebook, chapter.twin)
+    chapter.path.rename(chapter.path.with_suffix(".source"))
+    entry = HERE.claims["B.2-sharpness"] | {"chapter": "part/01-one"}
+    tiny.write("book/claims.yml", json.dumps({"B.2-sharpness": entry}))
+    tiny.write("book/secret.txt", "the content of a file\n")
+    tiny.write(
+        "book/scoreboard.md",
+        "# Board\n\n```{scoreboard}\n```\n\n```{toctree}\n\npart/01-one\n```\n",
+    )
+    chapter.path.with_suffix(".source").rename(chapter.path)
+    source, out = tiny.root / "book", tiny.root / "out"
+    settings = {
+        "extensions": ["myst_nb", "sphinx.ext.autodoc", "_tools.sphinx_ext"],
+        "root_doc": "scoreboard",
+        "nb_execution_mode": "off",
+        "exclude_patterns": ["part/01-one.md"],
+        "html_theme": "basic",
+        "html_theme_options": {},
+        "suppress_warnings": ["*"],
+    }
+    return source, out, settings
+
+
+def test_every_string_of_a_stamp_is_text(pages, monkeypatch):
+    source, out, settings = pages
+    for name in ("copy_scripts", "lead_on", "tell_counts", "set_address"):
+        monkeypatch.setattr(f"_tools.sphinx_ext.{name}", lambda *_: None)
+    monkeypatch.setattr("_tools.share.describe", lambda *_: None)
+    app = Sphinx(source, None, out, out / "trees", "html", settings, status=None, warning=None)
+    app.build()
+    for page in PAGES:
+        html = (out / f"{page}.html").read_text()
+        body = BeautifulSoup(html, "html.parser")
+        assert "alert(1)" in body.get_text(), page  # it is shown
+        assert not [tag for tag in body.find_all("script") if "alert" in tag.text]
+        assert not [
+            tag for tag in body.find_all(True) if any(k.startswith("on") for k in tag.attrs)
+        ]
+        assert not [tag for tag in body.find_all("a") if "javascript" in tag.get("href", "")]
+        assert "the content of a file" not in html

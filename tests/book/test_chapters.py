@@ -133,20 +133,19 @@ def faults(chapter):
         yield "no exercises with solutions"
 
 
-# Chapters that do not have all of the form yet. Whoever brings one there takes it off the list.
+# Chapters with more plotting than that. Whoever shortens one takes it off the list.
 OPEN = {
-    *("beyond/01-iam-restores-symmetry", "beyond/02-infinite-depth", "beyond/03-cheaper-direction"),
-    *("pathways/01-sharpness", "pathways/02-singular-vector-manifold", "pathways/03-gradient-flow"),
-    *("pathways/04-large-steps", "pathways/05-why-it-drifts", "pathways/06-unequal-depths"),
-    *("pathways/07-how-large-a-step", "pathways/08-many-modes", "pathways/09-tanh"),
+    *("beyond/01-iam-restores-symmetry", "beyond/02-infinite-depth"),
+    *("pathways/02-singular-vector-manifold", "pathways/04-large-steps"),
+    *("pathways/05-why-it-drifts", "pathways/06-unequal-depths", "pathways/07-how-large-a-step"),
 }
 
 
 @pytest.mark.parametrize("chapter", HERE.chapters, ids=lambda chapter: chapter.name)
 def test_a_chapter_has_the_form_of_all_chapters(chapter):
     found = [*faults(chapter)]
-    if found and chapter.name in OPEN:
-        pytest.xfail("; ".join(found))
+    if chapter.name in OPEN:
+        found = [fault for fault in found if "lines of plotting" not in fault]
     assert found == []
 
 

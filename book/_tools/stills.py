@@ -220,7 +220,12 @@ def restore() -> Figure:
         optimizer: Any = torch.optim.SGD(net.parameters(), lr=0.12)
         if rho:
             optimizer = IAMD(
-                net.parameters(), torch.optim.SGD, rho=rho, divergence="gaussian", lr=0.12
+                net.parameters(),
+                torch.optim.SGD,
+                rho=rho,
+                sigma=0.01,
+                divergence="gaussian",
+                lr=0.12,
             )
         record = []
         for _ in range(1000):

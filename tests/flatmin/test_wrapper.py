@@ -312,6 +312,13 @@ def test_a_setting_changed_out_of_range_is_refused_before_anything_moves(name, v
     assert torch.equal(optimizer.generator.get_state(), noise)
 
 
+def test_a_setting_is_written_to_all_groups():
+    groups = [{"params": [p]} for p in build("mlp").model.parameters()]
+    optimizer = MAKERS["IAMD"](groups)
+    optimizer.beta = 3.0
+    assert [group["beta"] for group in optimizer.param_groups] == [3.0] * len(groups)
+
+
 def test_groups_that_disagree_are_refused():
     case = build("mlp")
     groups = [{"params": [p]} for p in case.model.parameters()]

@@ -132,7 +132,8 @@ def several(params, rho: float = RHO) -> Climber:
     """Muon for matrices, AdamW for the rest."""
     params = [*params]
     matrices, rest = ([p for p in params if (p.dim() == 2) is two] for two in (True, False))
-    first = torch.optim.Muon(matrices, lr=0.01) if hasattr(torch.optim, "Muon") else SGD(matrices)
+    kind = getattr(torch.optim, "Muon", partial(SGD, momentum=0.9))  # the oldest has no Muon
+    first = kind(matrices, lr=0.01)
     return IAMS(params, [first, AdamW(rest, lr=0.02)], rho=rho)
 
 

@@ -90,10 +90,9 @@ class Climber(Wrapper):
             TypeError: the closure returns something else.
             RuntimeError: the closure has run backward; no closure, and gradients from elsewhere;
                 a closure under accelerate's accumulation, which would drop batches.
-            ValueError: as :meth:`perturbed`; a setting out of range.
+            ValueError: as :meth:`perturbed`, with a setting out of range too.
         """
         self._come_home()
-        self._check(self.param_groups)
         loss = None
         if closure is not None:
             _refuse_accumulation()

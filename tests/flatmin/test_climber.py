@@ -287,6 +287,15 @@ def test_a_slope_without_bound_is_counted():
 
 
 @pytest.mark.parametrize("kind", MAKERS)
+def test_a_step_may_be_taken_where_no_gradients_are_kept(kind):
+    case, twin = build("mlp"), build("mlp")
+    with torch.no_grad():
+        MAKERS[kind](case.model.parameters()).step(closure_of(case))
+    MAKERS[kind](twin.model.parameters()).step(closure_of(twin))
+    assert torch.equal(theta_of(case), theta_of(twin))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
 def test_a_step_without_gradients_is_nothing(kind):
     """As torch.distributed.checkpoint takes one, to make room for a state."""
     case = build("mlp")

@@ -141,6 +141,19 @@ def test_logits_may_cover_more_examples_than_the_loss():
     torch.testing.assert_close(flat(p.grad for p in case.model.parameters()), expected)
 
 
+@pytest.mark.parametrize("kind", ["IAMS", "IAMD"])
+def test_every_row_of_the_logits_is_an_example(kind):
+    case, twin = build("mlp"), build("mlp")
+
+    def in_sequences() -> tuple[Tensor, Tensor]:
+        loss, logits = closure_of(twin)()
+        return loss, logits.unflatten(0, (2, 4))
+
+    MAKERS[kind](case.model.parameters()).step(closure_of(case))
+    MAKERS[kind](twin.model.parameters()).step(in_sequences)
+    torch.testing.assert_close(theta_of(twin), theta_of(case))
+
+
 @pytest.mark.parametrize("divergence", ["gaussian", "bernoulli"])
 def test_outputs_that_are_no_classes(divergence):
     lean, fast = build("mlp"), build("mlp")

@@ -132,7 +132,8 @@ def several(params, rho: float = RHO) -> Climber:
     """Muon for matrices, AdamW for the rest."""
     params = [*params]
     matrices, rest = ([p for p in params if (p.dim() == 2) is two] for two in (True, False))
-    first = torch.optim.Muon(matrices, lr=0.01) if hasattr(torch.optim, "Muon") else SGD(matrices)
+    kind = getattr(torch.optim, "Muon", partial(SGD, momentum=0.9))  # the oldest has no Muon
+    first = kind(matrices, lr=0.01)
     return IAMS(params, [first, AdamW(rest, lr=0.02)], rho=rho)
 
 
@@ -310,6 +311,13 @@ def test_a_setting_changed_out_of_range_is_refused_before_anything_moves(name, v
         optimizer.step(closure_of(case))
     assert torch.equal(theta_of(case), theta)
     assert torch.equal(optimizer.generator.get_state(), noise)
+
+
+def test_a_setting_is_written_to_all_groups():
+    groups = [{"params": [p]} for p in build("mlp").model.parameters()]
+    optimizer = MAKERS["IAMD"](groups)
+    optimizer.beta = 3.0
+    assert [group["beta"] for group in optimizer.param_groups] == [3.0] * len(groups)
 
 
 def test_groups_that_disagree_are_refused():

@@ -162,6 +162,8 @@ def test_landing_keeps_the_differences_and_reaches_the_target(depths, seed):
 def test_landing_is_relative_to_the_target(target):
     ends = flow_landing([2, 3, 60], target, target * np.array([1e-3, 1e-5, 0.4]))
     assert ends.sum() == pytest.approx(target, rel=1e-12)
+    ends = flow_landing([3, 3], target, target * np.array([0.2, 0.2]))
+    np.testing.assert_allclose(ends, target / 2, rtol=1e-12)
 
 
 @pytest.mark.parametrize("alpha", [1e-6, 1e-16, 1e-30, 1e-200])

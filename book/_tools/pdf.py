@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from _tools.chapters import HERE, Book
+from _tools.chapters import HERE, Book, alone
 
 NAME = "flat-minima"
 DEBIAN = (
@@ -52,8 +52,9 @@ def main() -> None:
     if lacking := missing():
         sys.exit(lacking)
     os.environ["PYTHONPATH"] = str(HERE.pages)
-    if status := write_latex(HERE) or typeset(HERE):
-        sys.exit(status)
+    with alone(HERE, "pdf"):
+        if status := write_latex(HERE) or typeset(HERE):
+            sys.exit(status)
     print(f"Open {HERE.built / f'{NAME}.pdf'}")
 
 

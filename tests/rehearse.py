@@ -2,11 +2,11 @@
 
 ``python tests/rehearse.py test.launch`` runs one job, ``python tests/rehearse.py`` lists them, and
 ``--whole`` leaves out neither the PDF nor what ``.ci/run`` has run already. Nothing in the clone is
-edited but what a step edits; its remote is a bare copy, which takes the pushes, and GitHub's words name the
-repository ``fork/book``. ``gh`` is a stand-in that prints what it is asked for, and lists nothing.
-The clone borrows this environment, so steps that install other versions are named and left out,
-like those that use an action; of an action that uploads, the files must be there. Where ``.ci/run``
-is left out, the site that it rendered here is lent too.
+edited but what a step edits; its remote is a bare copy, which takes the pushes, and GitHub's words
+name the repository ``fork/book``. ``gh`` is a stand-in that prints what it is asked for, and lists
+nothing. The clone borrows this environment, so steps that install are named and left out, like
+those that use an action; of an action that uploads, the files must be there. Where ``.ci/run`` is
+left out, the site that it rendered here is lent too.
 """
 
 import os

@@ -128,6 +128,12 @@ def test_says_when_a_run_flips_or_diverges(depths):
         assert (event < 0).any()
 
 
+def test_neither_zero_nor_what_follows_a_divergence_is_a_change_of_sign():
+    history = simulate_modes([3, 3], 1.0, [0.1, 1e200], [0.2, 0.0], 5)
+    assert history.flipped_at.tolist() == [-1, -1]
+    assert history.diverged_at.tolist() == [-1, 1]
+
+
 def test_a_diverging_run_leaves_its_neighbours_alone():
     both = simulate_modes([3, 3], 1.0, [0.1, 9.0], [0.2, 0.1], 100, 100)
     one = simulate_modes([3, 3], 1.0, [0.1], [0.2, 0.1], 100, 100)

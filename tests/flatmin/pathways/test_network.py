@@ -168,6 +168,8 @@ def test_training_stops_once_it_diverged():
     history = train(network, torch.ones(1, 1).double(), 20.0, 1000, record_every=100)
     assert not history.loss[-1].isfinite()
     assert history.steps.tolist() == [0, 100]
+    plain = train(network, torch.ones(1, 1).double(), 0.0, 1, sharpness=False)
+    assert plain.sharpness.numel() == 0
 
 
 def test_training_on_inputs_may_end_in_nan():

@@ -45,7 +45,9 @@ function draw(svg, { eta }, width) {
     const [bar, tall] = [left + h * room + 8, (bottom - top) * Math.max(0, end[h])];
     mark(svg, "rect", { class: `bar path${h + 1}`, x: bar, y: bottom - tall, width: room - 16, height: tall });
     mark(svg, "path", { class: "flow", d: `M${bar - 4} ${bottom - (bottom - top) * LANDING[h]}h${room - 8}` });
-    mark(svg, "text", { x: bar + room / 2 - 8, y: bottom + 17, "text-anchor": "middle" }, `path ${h + 1}: ${percent(end[h])}`);
+    const middle = { x: bar + room / 2 - 8, "text-anchor": "middle" };
+    mark(svg, "text", { ...middle, y: bottom + 17 }, `path ${h + 1}`);
+    mark(svg, "text", { ...middle, y: Math.min(bottom - tall, flow) - 8 }, percent(end[h]));
   });
   mark(svg, "path", { class: "frame", d: `M${left} ${bottom}H${right}` });
   mark(svg, "text", { x: (left + right) / 2, y: bottom + 36, "text-anchor": "middle" }, `sharpness ${sharpness(DEPTHS, end).toFixed(1)}, 2/η = ${(2 / eta).toFixed(1)}`);

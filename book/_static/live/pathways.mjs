@@ -44,7 +44,8 @@ function draw(svg, { eta }, width) {
   [0, 1].forEach((h) => {
     const [bar, tall] = [left + h * room + 8, (bottom - top) * Math.max(0, end[h])];
     mark(svg, "rect", { class: `bar path${h + 1}`, x: bar, y: bottom - tall, width: room - 16, height: tall });
-    mark(svg, "path", { class: "flow", d: `M${bar - 4} ${bottom - (bottom - top) * LANDING[h]}h${room - 8}` });
+    const flow = bottom - (bottom - top) * LANDING[h];
+    mark(svg, "path", { class: "flow", d: `M${bar - 4} ${flow}h${room - 8}` });
     const middle = { x: bar + room / 2 - 8, "text-anchor": "middle" };
     mark(svg, "text", { ...middle, y: bottom + 17 }, `path ${h + 1}`);
     mark(svg, "text", { ...middle, y: Math.min(bottom - tall, flow) - 8 }, percent(end[h]));

@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 book: execute html ## Execute stale chapters, render the site, say where it is
-	@echo "Open file://$(CURDIR)/_build/html/index.html (or: make serve)"
+	@echo "Open file://$(CURDIR)/_build/html/index.html, or make serve: there the live figures move"
 
 execute: $(READY) ## Execute stale chapters; ARGS="--all", "--tier smoke", "iam/01-local-inconsistency"
 	@$(TOOLS).execute --jobs $(JOBS) $(ARGS)

@@ -95,7 +95,7 @@ def steps(
 
         def seen() -> Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
-                return model(x[: len(x) // 4])
+                return model(x[: max(1, len(x) // 4)])
 
         def step() -> object:
             optimizer.zero_grad()

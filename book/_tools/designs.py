@@ -19,8 +19,9 @@ def _commits(chapter: Chapter, names: list[str]) -> set[str]:
     for name in names:
         path = chapter.book.pages / "results" / name
         content = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        told = content.get("provenance", {}).get("commit", "")
-        found.add(str(told).removesuffix("-dirty"))
+        match content:
+            case {"provenance": {"commit": str(commit)}}:
+                found.add(commit.removesuffix("-dirty"))
     return {commit for commit in found if re.fullmatch("[0-9a-f]{40}", commit)}
 
 

@@ -276,7 +276,7 @@ def test_the_introduction_is_light(browser, serve):
     if not (SITE / "intro.html").exists():
         pytest.skip("the site is not rendered: run make html")
     page, answers = browser.new_page(), []
-    page.on("response", answers.append)
+    page.on("response", lambda answer: answers.append(answer))
     page.goto(serve(SITE) + "intro.html", wait_until="load")
     page.wait_for_selector(".live.is-live")
     bodies = [answer.body() for answer in answers if "mathjax" not in answer.url]

@@ -67,7 +67,7 @@ lint: $(READY)
 	@$(VENV)/bin/mypy lib book/_tools
 
 unit: $(READY)
-	@$(PYTHON) -m pytest -q -n $(JOBS)
+	@$(PYTHON) -m pytest -q -n $(JOBS) --dist loadgroup
 
 nbval: $(READY)
 	@$(PYTHON) -m pytest -q -n $(JOBS) --dist loadfile --nbval --nbval-current-env book

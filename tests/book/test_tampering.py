@@ -26,6 +26,8 @@ from _tools.check import problems
 from _tools.execute import Run, run
 from _tools.regenerate import moved
 
+# One worker, as all of them share a book that takes a minute to make.
+pytestmark = pytest.mark.xdist_group("tampering")
 ONE, TWO, RECORD = "part/01-one", "part/02-two", "book/results/run/one.json"
 TABLE = """
 import pandas as pd

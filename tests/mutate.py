@@ -26,7 +26,7 @@ source_paths = ["src/"]
 only_mutate = {sources}
 pytest_add_cli_args = ["-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = {tests}
-also_copy = ["book/", "conftest.py", "tests/"]
+also_copy = ["benchmarks/", "book/", "conftest.py", "tests/"]
 do_not_mutate_patterns = ['raise \\w+', 'f"', '^\\s*"', 'require\\(']
 process_isolation = "forkserver"
 """
@@ -83,6 +83,8 @@ def main() -> None:
         print(f"\n{name}" + (" (no test reaches it)" if status[name] == NO_TEST else ""))
         print("\n".join(changed))
     run = sum(code is not None for code in status.values())
+    if not run:
+        sys.exit("no mutant was run: do the tests pass in _build/mutation/mutants?")
     share = len(survivors) / max(run, 1)
     error = 1.96 * sqrt(share * (1 - share) / max(run, 1))
     print(f"\n{len(survivors)} of {run} survive: {share:.1%} ± {error:.1%}")

@@ -70,7 +70,7 @@ def data_files(chapter: Chapter, modules: dict[str, Path]) -> dict[str, Path]:
 
     They lie beside the modules it imports, or in a folder beside one that the module names; or
     under ``book/results``, where a string in its code names them, or is a pattern that they match:
-    ``"*/*.json"`` stands for the records of all runs.
+    ``"*/*.json"`` stands for the records of all runs, ``recorded("demo"`` for those of a recipe.
     """
     found: dict[str, Path] = {}
     for module in modules.values():
@@ -81,6 +81,8 @@ def data_files(chapter: Chapter, modules: dict[str, Path]) -> dict[str, Path]:
         text.rpartition("results/")[2]
         for text in re.findall(r"""["']([^"']+\.json)["']""", chapter.code())
     ]
+    recipes = re.findall(r"""\brecorded\(\s*["']([\w-]+)["']""", chapter.code())
+    patterns += [f"{recipe}/*.json" for recipe in recipes]
     results = chapter.book.pages / "results"
     for path in results.rglob("*.json"):
         name = path.relative_to(results)

@@ -38,6 +38,14 @@ def test_files_in_a_folder_that_a_module_names_count(tiny):
     assert differences(before_other, other) == []
 
 
+def test_the_records_that_a_chapter_asks_for_by_recipe_are_its_data(tiny):
+    code = "def recorded(*_): ...\nrecorded('a-table', '../results')"
+    chapter = tiny.chapter("part/01-one", code)
+    tiny.write("book/results/a-table/SGD-seed0.json", "{}")
+    tiny.write("book/results/a-table-search/SGD-seed0.json", "{}")
+    assert [*inputs(chapter)["data"]] == ["a-table/SGD-seed0.json"]
+
+
 def test_a_pattern_stands_for_the_records_of_all_runs(tiny):
     code = "from pathlib import Path; print(*Path('../results').glob('*/*.json'))"
     chapter = tiny.chapter("part/01-one", code)

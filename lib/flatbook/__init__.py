@@ -5,6 +5,6 @@ from flatmin._extras import extra
 with extra("chapter"):
     from flatbook.claims import claim
     from flatbook.figures import COLORS, figure_data, use_style
-    from flatbook.intervals import interval, told
+    from flatbook.intervals import interval, seeds_needed, told
 
-__all__ = ["COLORS", "claim", "figure_data", "interval", "told", "use_style"]
+__all__ = ["COLORS", "claim", "figure_data", "interval", "seeds_needed", "told", "use_style"]

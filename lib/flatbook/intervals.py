@@ -40,3 +40,19 @@ def told(values: ArrayLike | Sequence[float]) -> str:
     """
     mean, (low, high) = interval(values)
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def seeds_needed(values: ArrayLike | Sequence[float]) -> float:
+    """How many seeds would part such a mean from zero: half its 95 % interval is then the mean.
+
+    Args:
+        values: As for :func:`interval`; infinitely many if their mean is zero.
+
+    Examples:
+        >>> round(seeds_needed([1.0, 2.0, 3.0]), 2)
+        0.96
+    """
+    array = np.asarray(values, dtype=float)
+    mean, _ = interval(array)
+    spread = float(stats.norm.ppf(0.975) * array.std(ddof=1))
+    return (spread / mean) ** 2 if mean else np.inf

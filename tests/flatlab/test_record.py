@@ -105,15 +105,15 @@ def test_a_commit_is_that_of_the_repository_that_holds_the_code(tmp_path, monkey
 
 
 def test_records_of_a_recipe_are_those_with_its_settings(tmp_path):
-    first, second, third, *_ = runs = load_recipe("demo")
+    first, second, third, *_, last = runs = load_recipe("demo")
     told = {name: asdict(settings) for name, settings in runs.items()}
     del told[second]["label_noise"]  # as in a record from before there was any
     told[third]["epochs"] += 1
     (tmp_path / "demo").mkdir()
-    for name in (third, second, first):
+    for name in (last, third, second, first):
         path = tmp_path / "demo" / f"{name}.json"
         path.write_text(json.dumps({"settings": told[name], "seconds": 1}))
     (tmp_path / "demo" / "other.json").write_text(json.dumps({"settings": told[first]}))
     found = recorded("demo", tmp_path)
-    assert [*found] == [first, second]
+    assert [*found] == [first, second, last]
     assert found[first] == {"settings": told[first], "seconds": 1}

@@ -6,9 +6,10 @@ import subprocess
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from flatlab import record as module
-from flatlab.record import read_record, recorded
+from flatlab.record import peak_megabytes, read_record, recorded
 from flatlab.sets import Place
 from flatlab.settings import load_recipe
 
@@ -117,3 +118,9 @@ def test_records_of_a_recipe_are_those_with_its_settings(tmp_path):
     found = recorded("demo", tmp_path)
     assert [*found] == [first, second, last]
     assert found[first] == {"settings": told[first], "seconds": 1}
+
+
+def test_memory_is_that_of_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: {"cuda:1": 5e6}[device])
+    assert peak_megabytes(Place(device="cuda:1")) == 5
+    assert peak_megabytes(Place()) > 10  # of this process

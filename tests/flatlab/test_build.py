@@ -8,8 +8,10 @@ import torch
 from runs import SMALL
 
 from flatlab.build import build_forward, build_model
+from flatlab.models import WideResNet, cnn3, cnn6, cnn_bn, resnet, vit
 from flatlab.sets import kind_of
 from flatlab.settings import load_recipe, recipes
+from flatlab.streams import stream
 
 
 def test_unknown_models_are_refused():
@@ -37,6 +39,37 @@ def test_the_small_networks_go_by_their_names():
     for name, size in sizes.items():
         model = build_model(replace(settings, model=name))
         assert sum(p.numel() for p in model.parameters()) == size
+
+
+#: For grey images of 28 × 28 in ten classes.
+NETWORKS = {
+    "cnn-bn": lambda g: cnn_bn(1, 10, generator=g),
+    "cnn3": lambda g: cnn3(1, 10, width=16, norm="batch", generator=g),
+    "cnn3-8-plain-flat": lambda g: cnn3(1, 10, width=8, norm=None, flat=28, generator=g),
+    "cnn3-8-group": lambda g: cnn3(1, 10, width=8, norm="group", generator=g),
+    "cnn6": lambda g: cnn6(1, 10, image_size=28, generator=g),
+    "wrn-16-2": lambda g: WideResNet(16, 2, 10, 1, generator=g),
+    "resnet-50": lambda g: resnet(50, 10, 1, stem="cifar", generator=g),
+    "vit": lambda g: vit(28, 4, 192, 12, 3, 10, 1, generator=g),
+    "vit-32": lambda g: vit(28, 4, 32, 2, 2, 10, 1, generator=g),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_name_builds_the_network_that_it_says(name):
+    """Not of its size alone: heads and the kind of norm do not tell in the number of weights."""
+    settings = replace(SMALL, data="fashion-mnist-part", tier="paper", model=name, seed=3)
+    pair = build_model(settings).eval(), NETWORKS[name](stream(3, "init")).eval()
+    torch.testing.assert_close(*(dict(model.state_dict()) for model in pair), rtol=0, atol=0)
+    images, outputs = torch.randn(2, 1, 28, 28, generator=stream(0)), []
+    for model in pair:
+        draw = stream(1)
+        with torch.no_grad():
+            for p in model.parameters():  # the vit's last layer starts at zero
+                p.add_(0.1 * torch.randn(p.shape, generator=draw))
+            outputs.append(model(images))
+    assert outputs[0].std() > 0
+    torch.testing.assert_close(*outputs)
 
 
 @pytest.mark.parametrize("recipe", recipes())

@@ -1,6 +1,7 @@
 """What a run reads, looks at and measures."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from runs import SMALL
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from flatlab import experiment as module
 from flatlab.data.images import with_wrong
 from flatlab.experiment import Experiment, errors
 from flatlab.sets import KINDS, Place
@@ -27,6 +29,36 @@ def test_curvature_is_that_of_the_training_loss(tmp_path):
     model = experiment.run.model
     expected = top_hessian_eigenpairs(model, cross_entropy, images, labels, tol=1e-4)
     assert found == pytest.approx(float(expected.eigenvalues[0]), rel=0.02)
+
+
+def test_a_thousand_images_are_looked_at(monkeypatch):
+    """S and H are those of the first thousand; by hand, elsewhere, they are few."""
+    looks, measured = [], []
+
+    def inconsistency(model, images, *, rho):
+        looks.append((sum(map(len, images)), rho))
+        return SimpleNamespace(value=0.5)
+
+    def predictors(model, unlabelled, labelled):
+        measured.append((sum(map(len, unlabelled)), sum(len(y) for _, y in labelled)))
+        return {}
+
+    monkeypatch.setattr(module, "local_inconsistency", inconsistency)
+    monkeypatch.setattr(module, "predictors", predictors)
+    given = {"data": "fashion-mnist-part", "tier": "paper", "curvature": True, "epochs": 1}
+    experiment = Experiment(replace(SMALL, **given), Place())
+    assert [record["S"] for record in experiment.train()] == [0.5]
+    experiment.measure()
+    assert looks == [(1000, 0.1)]
+    assert measured == [(1000, 1000)]
+
+
+@pytest.mark.parametrize(("epoch", "every"), [(2, 2), (500, 500), (782, 500)])
+def test_a_record_comes_after_an_epoch_or_500_steps(epoch, every, monkeypatch):
+    told = []
+    monkeypatch.setattr(module, "supervised", lambda *_, **rest: told.append(rest["every"]) or [])
+    assert [*Experiment(replace(SMALL, steps_per_epoch=epoch), Place()).train()] == []
+    assert told == [every]
 
 
 def test_errors_by_hand():

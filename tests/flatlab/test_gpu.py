@@ -34,7 +34,7 @@ def test_a_piece_is_done_once(place, capsys):
 
 
 def test_one_that_fails_is_not_done_and_the_others_go_on(place, capsys):
-    todo = [piece("one", "print('why', flush=True); raise SystemExit(3)"), piece("two")]
+    todo = [piece("one", "raise SystemExit('why')"), piece("two")]
     assert work(todo, place, budget=100) == {"one": "failed", "two": "done"}
     assert "why" in capsys.readouterr().out
     assert [path.name for path in place.glob("*.json")] == ["two.json"]
@@ -44,6 +44,8 @@ def test_the_budget_cuts_off_and_lets_no_further_piece_begin(place, monkeypatch)
     monkeypatch.setattr(gpu, "LEAST", 0.5)
     todo = [piece("one", "import time; time.sleep(60)"), piece("two")]
     assert work(todo, place, budget=1) == {"one": "cut off", "two": "not begun"}
+    killed = piece("one", "raise SystemExit(137)")  # what timeout gives after the kill
+    assert work([killed], place, budget=100) == {"one": "cut off"}
     assert not [*place.glob("*.json")]
 
 
@@ -72,6 +74,8 @@ def test_the_command_line(place, monkeypatch, capsys):
 
 def test_what_the_pieces_name_is_there(tmp_path):
     todo = pieces(tmp_path / "data", tmp_path / "scratch")
+    files = (gpu.ROOT / "benchmarks").glob("*.py")
+    benchmarks = "".join(path.read_text("utf-8") for path in files)
     assert len({p.name for p in todo}) == len(todo)
     for p in todo:
         for command in (p.command, p.rehearsal):
@@ -79,6 +83,8 @@ def test_what_the_pieces_name_is_there(tmp_path):
                 assert command[1] in ("pytest", "flatlab")
             else:
                 assert (gpu.ROOT / command[0]).is_file()
+                options = [word for word in command if word.startswith("--")]
+                assert [word for word in options if f'("{word}"' not in benchmarks] == []
         assert "--json" not in p.rehearsal  # a rehearsal leaves no file in the checkout
         assert "cuda" in p.command
     recipes = [p for p in todo if p.command[:2] == ("-m", "flatlab")]

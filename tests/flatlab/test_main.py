@@ -105,6 +105,15 @@ def test_what_is_wrong_is_said_in_one_line(arguments, message, tmp_path, capsys)
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
+def test_one_that_is_stopped_says_how_to_go_on(grid, tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flatlab.__main__.conduct", stopped)
+    assert main([str(grid), "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "stopped: the same command goes on from the last checkpoint\n"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_missed_in_one_line(capsys):
     assert main(["demo", "--device", "cuda"]) == 1

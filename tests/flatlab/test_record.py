@@ -6,9 +6,10 @@ import subprocess
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from flatlab import record as module
-from flatlab.record import read_record, recorded
+from flatlab.record import peak_megabytes, read_record, recorded
 from flatlab.sets import Place
 from flatlab.settings import load_recipe
 
@@ -105,15 +106,21 @@ def test_a_commit_is_that_of_the_repository_that_holds_the_code(tmp_path, monkey
 
 
 def test_records_of_a_recipe_are_those_with_its_settings(tmp_path):
-    first, second, third, *_ = runs = load_recipe("demo")
+    first, second, third, *_, last = runs = load_recipe("demo")
     told = {name: asdict(settings) for name, settings in runs.items()}
     del told[second]["label_noise"]  # as in a record from before there was any
     told[third]["epochs"] += 1
     (tmp_path / "demo").mkdir()
-    for name in (third, second, first):
+    for name in (last, third, second, first):
         path = tmp_path / "demo" / f"{name}.json"
         path.write_text(json.dumps({"settings": told[name], "seconds": 1}))
     (tmp_path / "demo" / "other.json").write_text(json.dumps({"settings": told[first]}))
     found = recorded("demo", tmp_path)
-    assert [*found] == [first, second]
+    assert [*found] == [first, second, last]
     assert found[first] == {"settings": told[first], "seconds": 1}
+
+
+def test_memory_is_that_of_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: {"cuda:1": 5e6}[device])
+    assert peak_megabytes(Place(device="cuda:1")) == 5
+    assert peak_megabytes(Place()) > 10  # of this process

@@ -141,6 +141,13 @@ def test_the_smoke_tier_reads_eight_images_of_noise():
     assert read(settings_of("imagenet", tier="smoke"), "train", Place())[0].shape[2] == 32
 
 
+def test_images_and_labels_lie_on_the_device():
+    """Whose place is taken by the device "meta"."""
+    for tier, data in (("smoke", "svhn"), ("paper", "fashion-mnist-part")):
+        pair = read(settings_of(data, tier=tier), "test", Place(device="meta"))
+        assert [part.device.type for part in pair] == ["meta", "meta"]
+
+
 def test_a_stack_holds_all_images_in_order():
     images, labels = torch.arange(600.0)[:, None], torch.arange(600)
     batches = stack((images, labels), Place())

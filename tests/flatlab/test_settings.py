@@ -1,10 +1,30 @@
 """Recipes against what the paper's tables ask for, and settings that are refused."""
 
+from dataclasses import MISSING, fields
+
 import pytest
 
 from flatlab.settings import RECIPES, Settings, load_recipe, parse, recipes, smoke
 
 GIVEN = {"data": "cifar-10", "model": "cnn6", "method": "IAM-D", "rho": 0.1, "seed": 0}
+
+
+#: What a recipe leaves unsaid, and a record that is older than the setting.
+DEFAULTS = {
+    **{"loop": "supervised", "tier": "paper", "validate": False, "epochs": 200},
+    **{"steps_per_epoch": 0, "until": 0.0, "look": 1, "batch_size": 128, "labels": 0},
+    **{"label_noise": 0.0, "unlabelled_batch_size": 0, "augment": True, "lr": 0.1},
+    **{"schedule": "drops", "warmup": 0, "base": "SGD", "momentum": 0.9, "weight_decay": 5e-4},
+    **{"label_smoothing": 0.0, "rho": 0.0, "beta": 1.0, "climb": 1, "climb_batch": 0},
+    **{"sigma": 1.0, "halve_rho": 0, "threshold": 0.95, "unlabelled_weight": 1.0, "ema": 0.0},
+    **{"temperature": 0.5, "probe": "AdamW", "curvature": False, "bf16": True, "compiled": True},
+}
+
+
+def test_what_is_unsaid_stays_what_it_was():
+    """Another default would change recipes, and what their records are taken for."""
+    defaults = {field.name: field.default for field in fields(Settings)}
+    assert {name: v for name, v in defaults.items() if v is not MISSING} == DEFAULTS
 
 
 def test_each_table_and_figure_has_its_recipe():

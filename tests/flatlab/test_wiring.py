@@ -134,12 +134,19 @@ def test_a_recipe_by_hand(settings, small):
     assert_same(settings, small)
 
 
-def test_the_probe_takes_twenty_epochs(monkeypatch):
+def test_the_probe_learns_from_the_known_labels_for_twenty_epochs(small, monkeypatch):
     """More than one step, and so more than the few images above can tell."""
-    epochs = []
-    monkeypatch.setattr(module, "linear_probe", lambda *_, **kwargs: epochs.append(kwargs) or 0.5)
-    conducted(settings_of("SGD", "simclr"))
-    assert epochs == [{"epochs": 20}] * 4  # two looks, pixels, an untrained encoder
+    probes = []
+    monkeypatch.setattr(
+        module, "linear_probe", lambda _, *given, **rest: probes.append((given, rest)) or 0.5
+    )
+    conducted(settings_of("SGD", "simclr", label_noise=0.0))
+    images, labels = small["train"]
+    known = by_hand.few_of_each(labels, 2, seed=3)
+    assert len(probes) == 4  # two looks, pixels, an untrained encoder
+    for given, rest in probes:
+        torch.testing.assert_close(given, ((images[known], labels[known]), small["validation"]))
+        assert rest == {"epochs": 20}
 
 
 # Each setting decides something.

@@ -160,11 +160,12 @@ def test_grey_images_know_no_colour():
 
 
 def test_cutout_is_one_grey_rectangle():
-    images = torch.zeros(200, 1, 16, 16)
+    images, sides = torch.zeros(200, 1, 16, 16), []
     for x in ours.cutout(images, stream(0))[:, 0]:
         rows, columns = (x != 0).any(1), (x != 0).any(0)
         assert torch.equal(x, 0.5 * (rows[:, None] & columns))
-        assert max(rows.sum(), columns.sum()) <= 8
+        sides.append(max(rows.sum(), columns.sum()))
+    assert max(sides) == 8  # half of the width
 
 
 def named(index, strength, images=COLOUR):
@@ -207,6 +208,18 @@ def test_operations_of_rand_augment_are_torchvision_s(strength):
     torch.testing.assert_close(sheared, named(9, strength))
     moved = named(12, strength, COLOUR.mT).mT
     torch.testing.assert_close(moved, named(11, strength))
+
+
+def test_shifts_are_by_up_to_three_tenths_of_the_side():
+    moved = named(11, 0.5 + 0.5 * 3 / (0.3 * 16))  # by three pixels
+    torch.testing.assert_close(moved[..., :-3], COLOUR[..., 3:])
+
+
+def test_rand_augment_draws_twice():
+    """As FixMatch does."""
+    draws = [ours.rand_augment(COLOUR, stream(0), **times) for times in ({}, {"times": 2})]
+    assert torch.equal(*draws)
+    assert not torch.equal(draws[0], ours.rand_augment(COLOUR, stream(0), times=1))
 
 
 def test_shift_by_whole_pixels():

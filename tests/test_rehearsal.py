@@ -4,7 +4,7 @@ import shutil
 import subprocess
 
 import nbformat
-from rehearse import FORK, clone, rehearse
+from rehearse import FORK, INSTALLS, clone, jobs, rehearse
 
 from _tools.chapters import Book, first_cell
 
@@ -22,6 +22,13 @@ def pushed(folder, branch):
     bare = folder / "fork.git"
     changed = git(bare, "diff", "--name-only", f"{branch}~1", branch).splitlines()
     return git(bare, "rev-parse", f"{branch}~1"), changed
+
+
+def test_no_step_makes_the_borrowed_environment_anew_or_installs_a_lock_into_it():
+    steps = [step.get("run", "") for _, job in jobs().values() for step in job["steps"]]
+    made = [run for run in steps if "-m venv" in run or "pip install -q --require" in run]
+    assert made
+    assert all(map(INSTALLS.search, made))
 
 
 def test_launched_notebooks_install_the_fork_s_own_commit(tmp_path):

@@ -2,7 +2,7 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 READY  := $(VENV)/.ready
-TOOLS  := PYTHONPATH=book $(PYTHON) -m _tools
+TOOLS  := PYTHONPATH=book$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m _tools
 BASE   ?= python3
 JOBS   ?= 2
 SYNC   := $(if $(filter output-sync,$(.FEATURES)),--output-sync)

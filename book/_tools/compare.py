@@ -132,10 +132,13 @@ def claims(
 
 
 def words(cell: NotebookNode) -> str:
-    """Return all that a cell put out but pictures; of a figure not that it is one."""
+    """Return all that a cell put out but pictures; of a figure not that it is one.
+
+    A kernel tells a table as text first, a file as HTML first: the order of kinds says nothing.
+    """
     said = []
     for output in cell.get("outputs", []):
-        shown = dict(output.get("data", {}))
+        shown = dict(sorted(output.get("data", {}).items()))
         if shown.pop("image/png", None):
             shown.pop("text/plain", None)
         told = (v if isinstance(v, str) else json.dumps(v, sort_keys=True) for v in shown.values())

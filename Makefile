@@ -2,9 +2,10 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 READY  := $(VENV)/.ready
-TOOLS  := PYTHONPATH=book $(PYTHON) -m _tools
+TOOLS  := PYTHONPATH=book$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m _tools
 BASE   ?= python3
 JOBS   ?= 2
+SYNC   := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
@@ -58,8 +59,8 @@ bootstrap: $(READY) ## Renew the first cell of every chapter
 
 test: $(READY) ## Lint, types, checks, tests, and every notebook's outputs
 	@$(MAKE) --no-print-directory -j$(JOBS) html lint check
-	@$(MAKE) --no-print-directory unit
-	@$(MAKE) --no-print-directory nbval
+	@echo "The tests, and beside them every notebook: minutes, and each says its part at its end"
+	@$(MAKE) --no-print-directory -j2 $(SYNC) unit nbval
 
 lint: $(READY)
 	@$(VENV)/bin/ruff format --check .

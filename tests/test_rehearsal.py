@@ -1,10 +1,11 @@
 """A fork's workflows, rehearsed: what they push, and that nothing had to be edited for it."""
 
+import os
 import shutil
 import subprocess
 
 import nbformat
-from rehearse import FORK, clone, rehearse
+from rehearse import FORK, INSTALLS, ROOT, clone, jobs, rehearse
 
 from _tools.chapters import Book, first_cell
 
@@ -22,6 +23,19 @@ def pushed(folder, branch):
     bare = folder / "fork.git"
     changed = git(bare, "diff", "--name-only", f"{branch}~1", branch).splitlines()
     return git(bare, "rev-parse", f"{branch}~1"), changed
+
+
+def test_no_step_makes_the_borrowed_environment_anew_or_installs_a_lock_into_it():
+    steps = [step.get("run", "") for _, job in jobs().values() for step in job["steps"]]
+    made = [run for run in steps if "-m venv" in run or "pip install -q --require" in run]
+    assert made
+    assert all(map(INSTALLS.search, made))
+
+
+def test_the_clone_s_targets_use_the_clone_s_library():
+    seen = os.environ | {"PYTHONPATH": "clone/lib"}
+    done = subprocess.run(["make", "-n", "check"], cwd=ROOT, env=seen, capture_output=True)
+    assert "PYTHONPATH=book:clone/lib " in done.stdout.decode()
 
 
 def test_launched_notebooks_install_the_fork_s_own_commit(tmp_path):

@@ -14,7 +14,7 @@ import sys
 import nbformat
 
 from _tools.address import source
-from _tools.chapters import HERE, Book, first_cell, write_whole
+from _tools.chapters import HERE, Book, first_cell, in_one_line, write_whole
 
 _FIRST_CELL = re.compile(
     r"(?s)```\{code-cell\} ipython3\n:tags: \[remove-cell\]\n\n(?P<cell>.*?)\n```\n"
@@ -59,8 +59,10 @@ def main() -> None:
     """Run from the command line; ``--help`` tells how."""
     parser = argparse.ArgumentParser(prog="make bootstrap", description=__doc__)
     parser.add_argument("--launch", action="store_true", help="write this commit's address")
-    for name in launch(HERE) if parser.parse_args().launch else bootstrap(HERE):
-        print(f"{name}: first cell renewed")
+    renew = launch if parser.parse_args().launch else bootstrap
+    with in_one_line():
+        for name in renew(HERE):
+            print(f"{name}: first cell renewed")
 
 
 if __name__ == "__main__":

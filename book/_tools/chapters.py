@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import errno
 import fcntl
 import glob
 import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from nbformat import NotebookNode
 
 FIRST_CELL_TAG = "remove-cell"
 LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -191,10 +193,24 @@ def write_whole(path: Path, content: str) -> bool:
     try:
         part.write_text(content, "utf-8")
         part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if error.errno in UNWRITABLE:
+            error.filename = error.filename or str(path)  # a full disk does not say of which
         raise
     return True
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """End the command with one line if the disk is full, or the reader may not write there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in UNWRITABLE:
+            sys.exit(f"cannot write {error.filename or 'a file'}: {error.strerror}")
+        raise
 
 
 @contextmanager
@@ -204,10 +220,11 @@ def alone(book: Book, what: str) -> Iterator[int]:
     Yields:
         The lock: a child that is given it keeps the next command waiting until it ends.
     """
-    book.built.mkdir(parents=True, exist_ok=True)
-    with (book.built / f".{what}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
+    with in_one_line():
+        book.built.mkdir(parents=True, exist_ok=True)
+        with (book.built / f".{what}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file.fileno()
 
 
 HERE = Book(Path(__file__).resolve().parents[2])

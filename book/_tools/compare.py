@@ -131,11 +131,14 @@ def claims(
                 yield Moved(id_, f"measured {before:.6g}, now {after:.6g}")
 
 
-def _text(cell: NotebookNode) -> str:
-    """All that a cell put out but pictures; of a figure not that it is one."""
+def words(cell: NotebookNode) -> str:
+    """Return all that a cell put out but pictures; of a figure not that it is one.
+
+    A kernel tells a table as text first, a file as HTML first: the order of kinds says nothing.
+    """
     said = []
     for output in cell.get("outputs", []):
-        shown = dict(output.get("data", {}))
+        shown = dict(sorted(output.get("data", {}).items()))
         if shown.pop("image/png", None):
             shown.pop("text/plain", None)
         told = (v if isinstance(v, str) else json.dumps(v, sort_keys=True) for v in shown.values())
@@ -146,7 +149,7 @@ def _text(cell: NotebookNode) -> str:
 def text(old: NotebookNode, new: NotebookNode) -> Iterator[Moved]:
     """Compare what the cells printed, to the letter."""
     before, after = (
-        [_text(cell) for cell in notebook.cells if cell.cell_type == "code"]
+        [words(cell) for cell in notebook.cells if cell.cell_type == "code"]
         for notebook in (old, new)
     )
     if len(before) != len(after):

@@ -21,6 +21,7 @@ from typing import Any
 
 import nbformat
 import psutil
+from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 from tqdm import tqdm
 
@@ -84,6 +85,22 @@ def _where(error: Any) -> str:
     return f"cell {error.exec_count} ({first.strip()!r}): {error.ename}: {error.evalue}\n{plain}"
 
 
+class _Asked(AsyncKernelManager):
+    """Ends a kernel by asking it to.
+
+    The manager's own way interrupts it first. One that is still busy with what it answered, such as
+    the question for its language after the last cell, then tells the reader of an error.
+    """
+
+    async def shutdown_kernel(  # type: ignore[override]
+        self, now: bool = False, restart: bool = False
+    ) -> None:
+        if self.has_kernel and not now:
+            await self.request_shutdown(restart)
+            await self.finish_shutdown(restart=restart)
+        await super().shutdown_kernel(now, restart)
+
+
 def run(chapter: Chapter, tier: str) -> Run:
     """Run one chapter in its own folder and kernel; nothing is written beside it.
 
@@ -112,6 +129,7 @@ def run(chapter: Chapter, tier: str) -> Run:
                 cwd=chapter.path.parent,
                 progress_bar=False,
                 extra_arguments=["--log-level=ERROR"],
+                kernel_manager_class=_Asked,
                 coalesce_streams=True,  # else their number depends on timing
             )
         except PapermillExecutionError as error:

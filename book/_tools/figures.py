@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from _tools.chapters import HERE, Book
+from _tools.chapters import HERE, Book, in_one_line
 
 
 def figures(book: Book) -> Iterator[Path]:
@@ -31,8 +31,9 @@ def figures(book: Book) -> Iterator[Path]:
 def main() -> None:
     """Write them and print their paths."""
     argparse.ArgumentParser(prog="make figures", description=__doc__).parse_args()
-    for path in figures(HERE):
-        print(path.relative_to(HERE.root))
+    with in_one_line():
+        for path in figures(HERE):
+            print(path.relative_to(HERE.root))
 
 
 if __name__ == "__main__":

@@ -109,6 +109,8 @@ def work(
         ``"not begun"``.
     """
     end, fate = perf_counter() + budget, {}
+    if not rehearse:
+        folder.mkdir(parents=True, exist_ok=True)  # before a minute of the machine is spent
     for piece in todo:
         told, left = folder / f"{piece.name}.json", end - perf_counter()
         if told.exists() and not rehearse:
@@ -127,7 +129,6 @@ def work(
                 "seconds": round(left - (end - perf_counter()), 3),
                 "printed": printed[-200:],
             }
-            folder.mkdir(parents=True, exist_ok=True)
             write_whole(told, (json.dumps(content, indent=1) + "\n").encode())
     return fate
 
@@ -157,7 +158,7 @@ def _seconds(text: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the pieces and say what became of each; 1 if one failed."""
+    """Run the pieces and say what became of each; 1 if one failed, or cannot be written down."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(
         prog="python -m flatlab.gpu", description=__doc__.partition("\n")[0]
@@ -168,13 +169,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--rehearse", action="store_true", help="every piece, tiny, on a CPU")
     options = parser.parse_args(arguments)
-    with TemporaryDirectory() as scratch:
-        fate = work(
-            pieces(options.data, Path(scratch)),
-            ROOT / "book" / "results" / "gpu",
-            budget=options.budget,
-            rehearse=options.rehearse,
-        )
+    try:
+        with TemporaryDirectory() as scratch:
+            fate = work(
+                pieces(options.data, Path(scratch)),
+                ROOT / "book" / "results" / "gpu",
+                budget=options.budget,
+                rehearse=options.rehearse,
+            )
+    except OSError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     for name, what in fate.items():
         print(f"{what:10} {name}")
     return int("failed" in fate.values())

@@ -133,3 +133,24 @@ def test_output_in_pieces_is_one_output(tiny):
     assert tiny.execute() == 0
     (output,) = chapter.executed().cells[-1].outputs
     assert output.text == "0\n1\n2\n"
+
+
+BUSY = """
+import time
+
+kernel = get_ipython().kernel
+answer = kernel.shell_handlers["kernel_info_request"]
+
+async def slowly(*question):
+    await answer(*question)
+    time.sleep(1)
+
+kernel.shell_handlers["kernel_info_request"] = slowly
+"""
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_kernel_that_is_busy_with_its_last_answer_ends_without_a_word(tiny, capfd):
+    tiny.chapter("part/01-one", BUSY)
+    assert tiny.execute() == 0
+    assert capfd.readouterr().err == ""

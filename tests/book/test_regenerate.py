@@ -105,6 +105,17 @@ def test_data_are_compared_column_by_column_with_a_tolerance():
     assert said(compare.data(chaotic, "y\n1e-17\n0.5\n", "y\n1e-17\n9.9\n")) != []
 
 
+def test_a_table_says_the_same_as_text_first_or_as_html_first():
+    def table(*kinds):
+        shown = nbformat.v4.new_output("display_data", dict.fromkeys(kinds, "1"))
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[shown])])
+
+    kernel_s, file_s = table("text/plain", "text/html"), table("text/html", "text/plain")
+    kernel_s.cells[0].outputs[0].data["text/plain"] = "2"
+    file_s.cells[0].outputs[0].data["text/plain"] = "2"
+    assert said(compare.text(file_s, kernel_s)) == []
+
+
 def test_a_claim_moves_with_its_number_but_not_with_a_rounding_error():
     entries = {"A": {"tolerance": {"below": 1e-8}}, "B": {"tolerance": {"above": 0.0}}}
 

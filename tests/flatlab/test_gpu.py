@@ -72,6 +72,18 @@ def test_the_command_line(place, monkeypatch, capsys):
     assert (place / "book" / "results" / "gpu" / "two.json").exists()
 
 
+def test_where_nothing_can_be_written_no_piece_begins(place, monkeypatch, capsys):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied", str(place))
+
+    monkeypatch.setattr(gpu, "pieces", lambda data, scratch: [piece("one")])
+    monkeypatch.setattr("pathlib.Path.mkdir", refused)
+    assert main([]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == f"PermissionError: [Errno 13] Permission denied: '{place}'\n"
+
+
 def test_what_the_pieces_name_is_there(tmp_path):
     todo = pieces(tmp_path / "data", tmp_path / "scratch")
     files = (gpu.ROOT / "benchmarks").glob("*.py")

@@ -1,4 +1,4 @@
-"""Kill commands at random, fill their disk, start two at once: nothing is half written.
+"""Kill commands at random, fill or lock their disk, start two at once: nothing is half written.
 
 ``python tests/soak/kills.py --kills 100`` for a person; CI takes two or three of each. After every
 kill each file holds its old or its new bytes, whole, and nothing runs on; the next run that is left
@@ -6,6 +6,7 @@ alone ends with the bytes of one that never was disturbed. Exit status 1 if anyt
 """
 
 import argparse
+import ctypes
 import hashlib
 import json
 import os
@@ -134,8 +135,7 @@ class Command:
             env=os.environ | paths,
             start_new_session=True,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            **options,
+            **{"stderr": subprocess.DEVNULL} | options,
         )
 
     def files(self):
@@ -193,10 +193,10 @@ def mixed(now, allowed):
 def soak(what, folder, kills, draw):
     """Return what went wrong with one command, one sentence each."""
     command, wrong = Command(what, folder), []
-    old, _ = reference(command)
-    command.write("book/part/01-one.md", command.chapter(3))  # there is something to do
-    if what == "run":
-        command.forget()
+    old = {}
+    if what != "run":
+        old, _ = reference(command)
+        command.write("book/part/01-one.md", command.chapter(3))  # there is something to do
     new, seconds = reference(command)
     whole = what in ("execute", "run")  # the others build in a folder of their own, unfinished
     for _ in range(kills):
@@ -211,9 +211,10 @@ def soak(what, folder, kills, draw):
             wrong += [f"{p.pid} runs on" for p in alive]
         if whole:
             wrong += [f"{n} is half written" for n in mixed(command.files(), [old, new])]
-    for name, disturb in {"a full disk": full, "two at once": twice}.items():
+    disturbances = {"a full disk": full, "a read-only disk": locked, "two at once": twice}
+    for name, disturb in disturbances.items():
         command.forget()
-        disturb(command)
+        wrong += disturb(command) or []
         if whole:
             found = mixed(command.files(), [old, new])
             wrong += [f"{n} is half written after {name}" for n in found]
@@ -225,13 +226,37 @@ def soak(what, folder, kills, draw):
     return wrong
 
 
+def told(command, limit):
+    """What is wrong with the answer to a disk that nothing can be written to: it is one line."""
+    process = command.start(preexec_fn=limit, stderr=subprocess.PIPE, text=True)
+    said = process.communicate()[1]
+    if process.returncode != 1 or len(said.splitlines()) != 1:
+        yield f"exit status {process.returncode}, and it says {said!r}"
+
+
 def full(command):
     """No file can grow beyond a kilobyte, as if the disk were full."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
 
-    command.start(preexec_fn=limit).wait()
+    found = list(told(command, limit))
+    return found if command.what != "render" else []  # it fills up what another program writes
+
+
+def locked(command):
+    """Nothing in the folder can be written; root, who may write everywhere, gives that up."""
+
+    def limit():
+        ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP of CAP_DAC_OVERRIDE, which exec obeys
+
+    modes = {path: path.stat().st_mode for path in [command.folder, *command.folder.rglob("*")]}
+    for path, mode in modes.items():
+        path.chmod(mode & ~0o222)
+    wrong = list(told(command, limit))
+    for path, mode in modes.items():
+        path.chmod(mode)
+    return wrong
 
 
 def twice(command):

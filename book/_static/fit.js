@@ -44,7 +44,7 @@
   const all = () => document.querySelectorAll("article mjx-container[display=true]");
   let width;
   addEventListener("load", async () => {
-    await window.MathJax?.startup?.promise;
+    await window.typeset;
     new ResizeObserver(([{ contentRect }]) => {
       if (contentRect.width !== width) all().forEach(fit);
       width = contentRect.width;

@@ -6,7 +6,7 @@ import math
 import re
 from html import escape
 
-from _tools.scoreboard import SOURCES, Row, sign
+from _tools.scoreboard import PLANNED, SOURCES, Row, sign
 from flatbook.claims import required
 
 WIDTH, HEIGHT, MARGIN = 240, 34, 8
@@ -27,11 +27,11 @@ def formulas(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", marked)
 
 
-def strip(row: Row) -> str:
+def strip(row: Row, *, bare: bool = False) -> str:
     """Return the value and its interval on a line, the limits marked and what they allow shaded.
 
     The line is logarithmic where the numbers are positive and span two decades. A row without a
-    finite value has no line.
+    finite value has no line. A bare line is lower: the limits do not say their numbers.
     """
     if row.value is None or not math.isfinite(row.value):
         return ""
@@ -64,6 +64,8 @@ def strip(row: Row) -> str:
     ]
     for x in limits:
         parts.append(f'<line class="limit" x1="{at(x)}" x2="{at(x)}" y1="3" y2="21"/>')
+        if bare:
+            continue
         anchor = "start" if at(x) < WIDTH / 4 else "end" if at(x) > 3 * WIDTH / 4 else "middle"
         parts.append(f'<text x="{at(x)}" y="32" text-anchor="{anchor}">{x:g}</text>')
     if ends:
@@ -71,9 +73,12 @@ def strip(row: Row) -> str:
             f'<line class="interval" x1="{at(min(ends))}" x2="{at(max(ends))}" y1="12" y2="12"/>'
         )
     parts.append(f'<circle class="value" cx="{at(row.value)}" cy="12" r="4.5"/>')
-    said = escape(f"{row.number}; {required(row.entry['tolerance'])}")
+    said, height = (
+        escape(f"{row.number}; {required(row.entry['tolerance'])}"),
+        24 if bare else HEIGHT,
+    )
     return (
-        f'<svg class="strip {sign(row.verdict)}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
+        f'<svg class="strip {sign(row.verdict)}" viewBox="0 0 {WIDTH} {height}" role="img"'
         f' aria-label="{said}">{"".join(parts)}</svg>'
     )
 
@@ -104,15 +109,34 @@ def card(row: Row, board: str) -> str:
     )
 
 
-def overview(rows: list[Row]) -> str:
-    """Return the small cards under a chapter's first figure, each a link to its check."""
-    cards = "".join(
-        f'<a class="verdict-chip {sign(row.verdict)}" href="#{escape(row.id)}">'
-        f'<span class="verdict {sign(row.verdict)}">{escape(row.verdict)}</span>'
-        f" <small>{escape(row.id)}</small>{strip(row)}</a>"
-        for row in rows
+def overview(rows: list[Row], board: str) -> str:
+    """Return a chapter's verdicts, a line each; opened, it says the number and why.
+
+    Args:
+        rows: The chapter's claims.
+        board: Address of the scoreboard, seen from the page.
+    """
+    lines = "".join(_line(row, board) for row in rows)
+    return f'<div class="verdicts" role="group" aria-label="Verdicts of this chapter">{lines}</div>'
+
+
+def _line(row: Row, board: str) -> str:
+    kind, value, id_ = sign(row.verdict), "", escape(row.id)
+    said = []
+    if row.value is not None:
+        value, limit = f"{row.value:.3g}", required(row.entry["tolerance"])
+        number = f"<strong>{escape(row.number)}</strong> ({limit})"
+        said.append(f"<p>{number}: {formulas(row.entry['check'])}</p>")
+    if row.why:
+        said.append(f'<p class="why">{formulas(row.why)}</p>')
+    check = "" if row.verdict == PLANNED else f'<a href="#{id_}">the check</a> · '
+    said.append(f'<p>{check}<a href="{board}#{id_}">{id_} on the scoreboard</a></p>')
+    return (
+        f'<details class="{kind}"><summary><span class="verdict {kind}">{escape(row.verdict)}'
+        f'</span><span class="claimed">{formulas(row.entry["statement"])}</span>'
+        f'{strip(row, bare=True)}<span class="number">{escape(value)}</span></summary>'
+        f"{''.join(said)}</details>"
     )
-    return f'<nav class="verdicts" aria-label="Verdicts of this chapter">{cards}</nav>'
 
 
 def badge(label: str, counts: dict[str, int]) -> str:

@@ -17,19 +17,30 @@ from _tools.stamp import digest, versions
 _SHOWN = ("_config.yml", "_toc.yml", "constraints.txt", "book", "examples", "lib")
 
 
-def _files(book: Book) -> Iterator[Path]:
-    for path in map(book.root.joinpath, _SHOWN):
+_EVERYWHERE = ("book/claims.yml", "book/_tools", "lib/flatbook")
+
+
+def _files(book: Book, names: tuple[str, ...]) -> Iterator[Path]:
+    for path in map(book.root.joinpath, names):
         yield from sorted(path.rglob("*")) if path.is_dir() else [path]
+
+
+def _hashes(book: Book, names: tuple[str, ...]) -> list[str]:
+    return [
+        f"{path.relative_to(book.root)} {digest(path.read_bytes())}"
+        for path in _files(book, names)
+        if path.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & {*path.parts}
+    ]
 
 
 def shown(book: Book) -> str:
     """Return the hash of all that the site is made of."""
-    hashes = [
-        f"{path.relative_to(book.root)} {digest(path.read_bytes())}"
-        for path in _files(book)
-        if path.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & {*path.parts}
-    ]
-    return digest("\n".join([*hashes, str(repository(book.root)), str(versions())]))
+    return digest("\n".join([*_hashes(book, _SHOWN), str(repository(book.root)), str(versions())]))
+
+
+def machinery(book: Book) -> int:
+    """Return a number that changes with what every page is made by: then none is kept."""
+    return int(digest("\n".join(_hashes(book, _EVERYWHERE))), 16)
 
 
 def render(book: Book, command: list[str]) -> int:

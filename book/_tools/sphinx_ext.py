@@ -12,10 +12,12 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
-from _tools import cards, paper, policy, share, stills
+from _tools import cards, loading, paper, policy, share, stills
 from _tools.address import repository
 from _tools.chapters import Chapter
 from _tools.directives import Chapters, Live, Scoreboard, book_of, facts, label
+from _tools.opening import open_chapter
+from _tools.render import machinery
 from _tools.scoreboard import as_json, by_source, found, rows
 
 
@@ -58,11 +60,10 @@ def add_facts(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def add_cards(app: Sphinx, doctree: nodes.document) -> None:
-    """Turn each printed verdict into a card, and show all verdicts below the first figure."""
+    """Turn each printed verdict into a card, and open the chapter with all of them."""
     page, on_screen = app.env.docname, app.builder.format == "html"
     board = f"{'../' * page.count('/')}scoreboard.html"
     of_page = {row.id: row for row in rows(book_of(app)) if row.chapter == page}
-    shown = []
     for output in list(doctree.findall(nodes.literal_block)):
         if "output" not in output["classes"]:
             continue
@@ -80,19 +81,13 @@ def add_cards(app: Sphinx, doctree: nodes.document) -> None:
                 else paper.verdict(row),
             ]
             plain = []
-            shown.append(row)
             app.env.get_domain("std").note_hyperlink_target(  # type: ignore[attr-defined]
                 label(row.id), page, row.id, row.id
             )
         if pieces:
             output.replace_self([n for n in [*pieces, _printed(output, plain)] if n.astext()])
-    if shown and on_screen:
-        top = next(doctree.findall(nodes.section))
-        body = next((i for i, n in enumerate(top) if isinstance(n, nodes.section)), len(top))
-        pictured = [i for i, n in enumerate(top[:body]) if any(n.findall(nodes.image))]
-        words = [i for i, n in enumerate(top[:body]) if isinstance(n, nodes.paragraph)]
-        place = (pictured or words[:2] or [0])[0 if pictured else -1]
-        top.insert(place + 1, nodes.raw("", cards.overview(shown), format="html"))
+    if on_screen and _chapter(app, page):
+        open_chapter(doctree, cards.overview([*of_page.values()], board) if of_page else "")
 
 
 def _printed(like: nodes.literal_block, lines: list[str]) -> nodes.Element:
@@ -145,17 +140,6 @@ def escape_bars(*event: Any) -> None:
     lines[:] = [re.sub(r"(?<!`)\|(\w)\|", r"\\|\1\\|", line) for line in lines]
 
 
-def load_once(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
-    """Drop scripts that an extension added twice, and those that no page of this book uses.
-
-    Thebe's constants cannot be declared again; nothing here runs by Thebe or stands in tabs.
-    """
-    scripts = {(s.filename or "", s.attributes.get("body")): s for s in context["script_files"]}
-    unused = ("sphinx-thebe.js", "design-tabs.js")
-    used = [s for s in scripts.values() if not str(s.filename or "").endswith(unused)]
-    context["script_files"] = used
-
-
 def lead_on(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
     """Lead from the introduction to the first chapter."""
     if page == app.config.root_doc:
@@ -181,7 +165,7 @@ def set_address(app: Sphinx, *_: Any) -> None:
         theme["launch_buttons"] = {}
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: Sphinx) -> dict[str, Any]:
     """Register all of it."""
     app.add_directive("chapters", Chapters)
     app.add_directive("live", Live)
@@ -195,7 +179,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", tell_counts, priority=100)
     app.connect("env-get-outdated", read_again)
     app.connect("autodoc-process-docstring", escape_bars)
-    app.connect("html-page-context", load_once, priority=900)
+    app.connect("html-page-context", loading.load, priority=900)
     app.connect("html-page-context", lead_on)
     app.connect("html-page-context", share.describe, priority=901)
     app.connect("html-collect-pages", share.lost_page)
@@ -205,4 +189,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("build-finished", paper.draw_stills)
     app.connect("build-finished", policy.write_policies, priority=900)
     app.config["mathjax_path"] = "../mathjax/tex-mml-chtml.js"
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    made_by = machinery(book_of(app))
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": made_by}

@@ -7,7 +7,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from _tools.cards import badge, card, formulas, overview, strip
-from _tools.scoreboard import Row, as_json, by_source
+from _tools.scoreboard import PLANNED, Row, as_json, by_source
 
 ENTRY = {
     "statement": "A <b> claim on $x<1$",
@@ -51,9 +51,9 @@ def test_nothing_that_a_stamp_or_claim_says_becomes_markup():
     entry = {"statement": bad, "source": {"paper": "ours", "where": bad}, "check": bad}
     evil = Row(bad, {**ENTRY, **entry}, bad, bad, 0.8, (0.6, 0.9), bad)
     allowed = {"div", "p", "span", "a", "strong", "svg", "rect", "line", "text", "circle"}
-    for html in (card(evil, "x"), overview([evil])):
+    for html in (card(evil, "x"), overview([evil], "x")):
         found = BeautifulSoup(html, "html.parser").find_all(True)
-        assert {tag.name for tag in found} <= allowed | {"nav", "small"}
+        assert {tag.name for tag in found} <= allowed | {"details", "summary"}
         assert not [tag for tag in found if any(key.startswith("on") for key in tag.attrs)]
 
 
@@ -110,12 +110,26 @@ def test_machines_read_the_board():
     assert told["counts"]["IAM"]["reproduced"] == 2
 
 
-def test_a_badge_and_the_overview_name_what_they_count():
+def test_a_badge_names_what_it_counts():
     svg = BeautifulSoup(badge("IAM claims", {"reproduced": 2, "not reproduced": 1}), "html.parser")
     assert svg.title.text == "IAM claims: 2 of 3 reproduced"
-    nav = BeautifulSoup(overview([row()]), "html.parser")
-    assert nav.a["href"] == "#X.1"
-    assert "reproduced" in nav.a.text
+
+
+def test_a_line_says_the_verdict_and_opened_the_number_why_and_where():
+    gated = row(None, None, "not testable here", "No gate.")
+    planned = row(None, None, PLANNED, "Waits.")
+    lines = BeautifulSoup(overview([row(), gated, planned], "../b.html"), "html.parser")
+    first, second, third = lines.find_all("details")
+    assert first.summary.get_text(" ").split()[0] == "reproduced"
+    assert first.summary.select_one(".claimed").text.startswith("A <b> claim")
+    assert first.summary.select_one(".number").text == "0.8"
+    assert first.summary.svg.text == ""  # a bare line
+    assert "0.8 [0.6, 0.9] (must be above 0.5): a share of runs" in first.text
+    assert [a["href"] for a in first.find_all("a")] == ["#X.1", "../b.html#X.1"]
+    assert second.svg is None
+    assert "must be" not in second.text
+    assert second.select_one(".why").text == "No gate."
+    assert [a["href"] for a in third.find_all("a")] == ["../b.html#X.1"]  # no check ran
 
 
 def test_formulas_keep_what_is_no_formula():

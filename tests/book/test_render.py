@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from _tools.chapters import HERE, Book
-from _tools.render import render, shown
+from _tools.render import machinery, render, shown
 
 BUILD = """\
 import pathlib, sys
@@ -67,3 +67,15 @@ def test_whatever_the_site_shows_counts(tiny, path):
     tiny.write("lib/__pycache__/x.pyc", "x")
     assert shown(Book(tiny.root)) == shown(tiny.book)
     assert shown(HERE)
+
+
+@pytest.mark.parametrize(
+    ("path", "all_pages"),
+    [("book/claims.yml", True), ("book/_tools/a.py", True), ("book/iam/01-a.ipynb", False)],
+)
+def test_no_page_is_kept_when_what_makes_all_of_them_changes(tiny, path, all_pages):
+    before = machinery(tiny.book)
+    tiny.write(path, "{}\n")
+    assert (machinery(tiny.book) != before) is all_pages
+    tiny.write("book/_tools/__pycache__/x.pyc", "x")
+    assert machinery(Book(tiny.root)) == machinery(tiny.book)

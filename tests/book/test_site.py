@@ -47,14 +47,13 @@ def tab(browser):
 
 
 def typeset(page):
-    page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise")
-    page.evaluate("window.MathJax && MathJax.startup && MathJax.startup.promise")
+    page.evaluate("window.typeset")  # a promise
 
 
 def cut(page, viewport):
     """All code, output, tables, figures and equations that reach beyond their frame or the page."""
     page.set_viewport_size(viewport)
-    page.wait_for_function("document.documentElement.dataset.fitted !== undefined")
+    page.wait_for_selector("html[data-fitted]", state="attached")
     page.wait_for_timeout(100)  # for the observer of widths
     return page.eval_on_selector_all(
         "article :is(pre, table, figure, .output, .cell_input, .verdict-card, div.math,"
@@ -121,6 +120,30 @@ def test_a_page_is_accessible_in_light_and_in_the_dark(tab, address, name):
             for node in fault["nodes"]
         ]
     assert found == []
+
+
+MOVED = """new Promise((told) => { let moved = 0;
+  new PerformanceObserver((list) => list.getEntries().forEach((shift) => { moved += shift.value; }))
+    .observe({ type: "layout-shift", buffered: true });
+  setTimeout(() => told(moved), 200); })"""
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("name", ["intro.html", "scoreboard.html", "pathways/04-large-steps.html"])
+def test_nothing_moves_while_a_page_loads(tab, address, name, viewport):
+    tab.set_viewport_size(viewport)
+    tab.goto(address + name, wait_until="load")
+    typeset(tab)
+    assert tab.evaluate(MOVED) < 0.1  # what the web calls good
+
+
+def test_a_page_without_formulas_does_not_ask_for_mathjax(tab, address):
+    asked = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(f"{address}genindex.html", wait_until="load")
+    typeset(tab)
+    assert asked
+    assert not [url for url in asked if "mathjax" in url]
 
 
 def test_every_internal_link_resolves(address):

@@ -1,0 +1,68 @@
+"""What panels of several chapters have in common: curves that tell apart, and named borders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from flatbook.figures import COLORS
+
+_LOOKS = [("path1", "-", "o"), ("path2", "--", "s"), ("path3", "-.", "D"), ("random", ":", "^")]
+
+
+def curves(
+    ax: Axes,
+    x: Any,
+    rows: Iterable[Any],
+    labels: Iterable[str] = (),
+    *,
+    line: bool = True,
+    marks: int = 0,
+    **look: Any,
+) -> None:
+    """Draw each row over ``x``, the rows different in colour and in style or marker.
+
+    Args:
+        ax: The axes.
+        x: Where the numbers stand, shape (n,).
+        rows: One to four rows of numbers, each of shape (n,): pathways, or modes.
+        labels: Their names in the legend; without one a row has no entry.
+        line: Whether to join the numbers by a line.
+        marks: Put a marker on every so many of them; 0 for none.
+        **look: What else matplotlib shall know of the lines.
+
+    Raises:
+        ValueError: If there are more rows than looks.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> ax = Figure().subplots()
+        >>> curves(ax, [0, 1], [[0.9, 0.6], [0.1, 0.4]], ["path 1", "path 2"])
+        >>> [(drawn.get_label(), drawn.get_linestyle()) for drawn in ax.lines]
+        [('path 1', '-'), ('path 2', '--')]
+    """
+    rows, names = [*rows], [*labels]
+    if len(rows) > len(_LOOKS):
+        raise ValueError(f"at most {len(_LOOKS)} rows can be told apart, got {len(rows)}")
+    for k, (row, (color, style, marker)) in enumerate(zip(rows, _LOOKS, strict=False)):
+        own: dict[str, Any] = {"color": COLORS[color], "ls": style if line else ""}
+        if marks:
+            own |= {"marker": marker, "markevery": marks, "ms": 5}
+        ax.plot(x, row, label=names[k] if k < len(names) else None, **own | look)
+
+
+def border(ax: Axes, x: float, name: str) -> None:
+    """Draw a dotted vertical line at ``x`` with its name along it.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> ax = Figure().subplots()
+        >>> border(ax, 0.1, "$2/S_1$")
+        >>> [text.get_text() for text in ax.texts]
+        ['$2/S_1$']
+    """
+    ax.axvline(x, ls=":", lw=1.5, color=COLORS["theory"])
+    place: Any = ("data", "axes fraction")
+    ax.annotate(name, (x, 0.97), xycoords=place, ha="right", va="top", rotation=90)

@@ -1,4 +1,4 @@
-"""What panels of several chapters have in common: curves that tell apart, and named borders."""
+"""What panels of several chapters have in common: curves, borders, comparisons and maps."""
 
 from __future__ import annotations
 
@@ -66,3 +66,34 @@ def border(ax: Axes, x: float, name: str) -> None:
     ax.axvline(x, ls=":", lw=1.5, color=COLORS["theory"])
     place: Any = ("data", "axes fraction")
     ax.annotate(name, (x, 0.97), xycoords=place, ha="right", va="top", rotation=90)
+
+
+def against(ax: Axes, predicted: Any, measured: Any, **look: Any) -> None:
+    """Draw points of measured over predicted numbers, and the line on which both are equal.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> ax = Figure().subplots()
+        >>> against(ax, [1.0, 2.0], [1.1, 2.0])
+        >>> [line.get_linestyle() for line in ax.lines]
+        ['None', '-']
+    """
+    ax.plot(predicted, measured, **{"ls": "", "marker": "o", "color": COLORS["GD"]} | look)
+    ends = [min(predicted), max(predicted)]
+    ax.plot(ends, ends, color=COLORS["theory"], lw=1)
+
+
+def heat(ax: Axes, x: Any, y: Any, values: Any, label: str, location: str = "right") -> None:
+    """Show values from 0 to 1 over ``x`` and ``y`` as colours, with their bar and without a grid.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> ax = Figure().subplots()
+        >>> heat(ax, [1, 2], [1, 2], [[0.0, 0.5], [0.5, 1.0]], "share")
+        >>> ax.collections[0].get_clim()
+        (0.0, 1.0)
+    """
+    mesh = ax.pcolormesh(x, y, values, cmap="viridis", vmin=0, vmax=1)
+    ax.grid(visible=False)
+    figure: Any = ax.figure
+    figure.colorbar(mesh, ax=ax, location=location, label=label)

@@ -53,8 +53,8 @@ def curves(
         ax.plot(x, row, label=names[k] if k < len(names) else None, **own | look)
 
 
-def border(ax: Axes, x: float, name: str) -> None:
-    """Draw a dotted vertical line at ``x`` with its name along it.
+def border(ax: Axes, x: float, name: str, *, low: bool = False) -> None:
+    """Draw a dotted vertical line at ``x`` with its name along it, at the top or ``low``.
 
     Examples:
         >>> from matplotlib.figure import Figure
@@ -65,7 +65,8 @@ def border(ax: Axes, x: float, name: str) -> None:
     """
     ax.axvline(x, ls=":", lw=1.5, color=COLORS["theory"])
     place: Any = ("data", "axes fraction")
-    ax.annotate(name, (x, 0.97), xycoords=place, ha="right", va="top", rotation=90)
+    y, va = (0.03, "bottom") if low else (0.97, "top")
+    ax.annotate(name, (x, y), xycoords=place, ha="right", va=va, rotation=90)
 
 
 def against(ax: Axes, predicted: Any, measured: Any, **look: Any) -> None:

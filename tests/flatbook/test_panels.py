@@ -2,7 +2,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from flatbook.panels import border, curves
+from flatbook.panels import against, border, curves, heat
 
 
 @pytest.fixture
@@ -42,4 +42,22 @@ def test_more_rows_than_looks_are_refused(ax):
 def test_a_border_stands_where_it_is_and_is_named(ax):
     border(ax, 0.5, "limit")
     assert [*ax.lines[0].get_xdata()] == [0.5, 0.5]
-    assert [(text.get_text(), text.xy[0]) for text in ax.texts] == [("limit", 0.5)]
+    border(ax, 0.7, "other", low=True)
+    assert [(text.get_text(), text.xy[0]) for text in ax.texts] == [("limit", 0.5), ("other", 0.7)]
+    assert ax.texts[0].xy[1] > 0.5 > ax.texts[1].xy[1]
+
+
+@pytest.mark.parametrize("numbers", [[3.0, 1.0, 2.0], torch.tensor([3.0, 1.0, 2.0])])
+def test_a_comparison_has_the_line_on_which_both_are_equal(ax, numbers):
+    against(ax, numbers, [3.0, 1.5, 2.0], marker="x")
+    points, line = ax.lines
+    assert (points.get_marker(), points.get_linestyle()) == ("x", "None")
+    assert [*line.get_xdata()] == [*line.get_ydata()] == [1.0, 3.0]
+
+
+def test_a_map_has_its_bar_and_no_grid(ax):
+    ax.grid(visible=True)
+    heat(ax, [1, 2], [1, 2], [[0.0, 0.5], [0.5, 1.0]], "share", "top")
+    main, bar = ax.figure.axes
+    assert bar.get_xlabel() == "share"
+    assert not any(line.get_visible() for line in main.get_xgridlines())

@@ -133,20 +133,9 @@ def faults(chapter):
         yield "no exercises with solutions"
 
 
-# Chapters with more plotting than that. Whoever shortens one takes it off the list.
-OPEN = {
-    *("beyond/01-iam-restores-symmetry", "beyond/02-infinite-depth"),
-    *("pathways/02-singular-vector-manifold", "pathways/04-large-steps"),
-    *("pathways/05-why-it-drifts", "pathways/06-unequal-depths", "pathways/07-how-large-a-step"),
-}
-
-
 @pytest.mark.parametrize("chapter", HERE.chapters, ids=lambda chapter: chapter.name)
 def test_a_chapter_has_the_form_of_all_chapters(chapter):
-    found = [*faults(chapter)]
-    if chapter.name in OPEN:
-        found = [fault for fault in found if "lines of plotting" not in fault]
-    assert found == []
+    assert [*faults(chapter)] == []
 
 
 FORM = """\

@@ -31,6 +31,15 @@ def test_curvature_is_that_of_the_training_loss(tmp_path):
     assert found == pytest.approx(float(expected.eigenvalues[0]), rel=0.02)
 
 
+def test_a_run_calls_its_model_as_it_was_built_to_be_called(monkeypatch):
+    """On a CPU that is the model itself; on a GPU it decides precision and compilation."""
+    told = []
+    monkeypatch.setattr(module, "build_forward", lambda *given: told.append(given) or len)
+    run = Experiment(SMALL, Place()).run
+    assert run.forward is len
+    assert told == [(SMALL, run.model, "cpu")]
+
+
 def test_a_thousand_images_are_looked_at(monkeypatch):
     """S and H are those of the first thousand; by hand, elsewhere, they are few."""
     looks, measured = [], []

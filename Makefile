@@ -76,7 +76,7 @@ nbval: $(READY)
 gpu: $(READY) ## All that waits for a GPU, resumable; ARGS="--budget 600", "--rehearse"
 	@$(PYTHON) -m flatlab.gpu $(ARGS)
 
-mutate: $(READY) ## Break the library line by line, list what no test notices; ARGS="--sample 300"
+mutate: $(READY) ## Break the library line by line, list what no test notices; ARGS="--sample 300 --package flatlab"
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutation]'
 	@$(PYTHON) tests/mutate.py $(ARGS)
 

@@ -54,9 +54,11 @@ class Experiment:
     def __init__(self, settings: Settings, place: Place) -> None:
         self.settings, self.place, self.kind = settings, place, kind_of(settings)
         sizes, world = (settings.batch_size, settings.unlabelled_batch_size), place.part[1]
+        divided = (*sizes, settings.climb_batch)
         require(
-            all(size % world == 0 for size in sizes),
-            f"batch_size and unlabelled_batch_size must divide by {world} processes, got {sizes}",
+            all(size % world == 0 for size in divided),
+            "batch_size, unlabelled_batch_size and climb_batch must divide by "
+            f"{world} processes, got {divided}",
         )
         check_sizes(settings)
         require(
@@ -164,7 +166,8 @@ class Experiment:
             return fixmatch(self.run, self.labelled, self.pool, **rest)
         if settings.augment and kind.standard:
             rest["augment"] = kind.augmentation(*kind.standard)
-        rest |= {"label_smoothing": settings.label_smoothing, "climb_on": settings.climb_batch}
+        climb_on = settings.climb_batch // self.place.part[1]  # of this process's share
+        rest |= {"label_smoothing": settings.label_smoothing, "climb_on": climb_on}
         return supervised(self.run, self.labelled, unlabelled=self.pool, **rest)
 
     def _mean(self, loss: float) -> float:

@@ -49,7 +49,7 @@ def supervised(
             does not.
         label_smoothing: as in ``cross_entropy``.
         climb_on: find the direction of SAM or IAM-S on the first so many labelled images of the
-            batch; 0 means on the whole batch.
+            batch, of this process's share; 0 means on the whole batch.
 
     Returns:
         An iterator of records ``{"step": …, "loss": …, **metrics}``.

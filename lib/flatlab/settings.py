@@ -93,8 +93,8 @@ class Settings:
         rho: radius ρ, of all methods but SGD.
         beta: weight β of IAM-D.
         climb: K of Algorithm 1.
-        climb_batch: labelled images of each step on which SAM or IAM-S finds its direction, by
-            default all: fewer make the climb cheaper.
+        climb_batch: labelled images of each step, over all processes, on which SAM or IAM-S finds
+            its direction, by default all: fewer make the climb cheaper.
         sigma: size σ of its noise.
         halve_rho: epoch after which ρ is half.
         threshold: FixMatch's, from 0 to 1.

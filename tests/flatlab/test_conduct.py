@@ -255,6 +255,7 @@ def test_a_set_that_is_read_from_files_trains_and_resumes(folder, tmp_path):
     assert [*islice(conduct(settings, tmp_path / "parts.json", place), 1)]
     assert result(recorded(settings, tmp_path / "parts.json", place)) == result(expected)
     assert expected["final"]["error_top5"] <= expected["final"]["error"]
+    assert Experiment(settings, Place(data=folder, workers=2)).labelled.workers == 2
     with pytest.raises(
         ValueError, match="imagenet is for supervised runs with all labels, as they are, only"
     ):

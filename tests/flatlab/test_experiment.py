@@ -1,6 +1,7 @@
 """What a run reads, looks at and measures."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from flatlab import experiment as module
+from flatlab.build import build_optimizer
 from flatlab.data.images import with_wrong
 from flatlab.experiment import Experiment, errors
 from flatlab.sets import KINDS, Place
@@ -29,6 +31,29 @@ def test_curvature_is_that_of_the_training_loss(tmp_path):
     model = experiment.run.model
     expected = top_hessian_eigenpairs(model, cross_entropy, images, labels, tol=1e-4)
     assert found == pytest.approx(float(expected.eigenvalues[0]), rel=0.02)
+
+
+def test_a_run_calls_its_model_as_it_was_built_to_be_called(monkeypatch):
+    """On a CPU that is the model itself; on a GPU it decides precision and compilation."""
+    told = []
+    monkeypatch.setattr(module, "build_forward", lambda *given: told.append(given) or len)
+    run = Experiment(SMALL, Place()).run
+    assert run.forward is len
+    assert told == [(SMALL, run.model, "cpu")]
+
+
+def test_processes_share_the_images_that_are_climbed_on(monkeypatch):
+    told = []
+    alone = partial(build_optimizer, place=Place())
+    monkeypatch.setattr(module, "DistributedDataParallel", lambda model: model)
+    monkeypatch.setattr(module, "build_optimizer", lambda *given: alone(*given[:3]))
+    monkeypatch.setattr(
+        module, "supervised", lambda *_, **rest: told.append(rest["climb_on"]) or []
+    )
+    settings = replace(SMALL, method="SAM", climb_batch=2)
+    for world in (1, 2):
+        assert [*Experiment(settings, Place(part=(0, world))).train()] == []
+    assert told == [2, 1]
 
 
 def test_a_thousand_images_are_looked_at(monkeypatch):
@@ -103,8 +128,10 @@ def test_processes_that_share_a_run_cannot_end_it_early():
 
 
 def test_batches_must_divide(tmp_path):
-    with pytest.raises(ValueError, match=r"must divide by 3 processes, got \(4, 0\)"):
+    with pytest.raises(ValueError, match=r"must divide by 3 processes, got \(4, 0, 0\)"):
         Experiment(SMALL, Place(part=(0, 3)))
+    with pytest.raises(ValueError, match=r"must divide by 2 processes, got \(4, 0, 3\)"):
+        Experiment(replace(SMALL, method="SAM", climb_batch=3), Place(part=(0, 2)))
 
 
 def test_settings_that_do_not_fit_the_data_or_the_place_are_refused():

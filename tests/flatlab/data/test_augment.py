@@ -19,6 +19,9 @@ OPERATIONS = {
     **{f.__name__: f for f in (ours.crop, ours.flip, ours.resized_crop, ours.colour_jitter)},
     **{f.__name__: f for f in (ours.grey, ours.cutout, ours.rand_augment)},
 }
+#: Words of 32 bits that each draws for an image of float64.
+WORDS = {"crop": 2, "flip": 2, "resized_crop": 8, "colour_jitter": 10, "grey": 2, "cutout": 6}
+WORDS |= {"rand_augment": 2 * (1 + 2)}
 
 
 def full(value):
@@ -38,6 +41,15 @@ def test_operations_repeat_differ_and_stay_in_range(name, images):
     assert draws[0].dtype == images.dtype
     assert draws[0].min() >= 0
     assert draws[0].max() <= 1
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_draw_as_much_as_ever(name):
+    """A draw more would give all that follows other numbers, and no record could be repeated."""
+    generator, twin = stream(0), stream(0)
+    OPERATIONS[name](COLOUR, generator)
+    torch.randint(1000, (WORDS[name], len(COLOUR)), generator=twin)
+    assert torch.equal(generator.get_state(), twin.get_state())
 
 
 @pytest.mark.parametrize("recipe", [STANDARD, WEAK, STRONG, VIEW])

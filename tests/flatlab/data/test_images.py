@@ -105,8 +105,9 @@ def test_balanced_draws_nest():
     assert len(more.unique()) == 36
     assert torch.equal(labels[more], torch.arange(4).repeat(9))
     assert not torch.equal(few, balanced(labels, 2, seed=4))
-    with pytest.raises(ValueError, match="per_class must lie in 1 … "):
-        balanced(labels, 100, seed=3)
+    for per_class in (0, 100):
+        with pytest.raises(ValueError, match="per_class must lie in 1 … "):
+            balanced(labels, per_class, seed=3)
 
 
 @pytest.mark.parametrize(

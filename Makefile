@@ -34,8 +34,8 @@ execute: $(READY) ## Execute stale chapters; ARGS="--all", "--tier smoke", "iam/
 html: $(READY) ## Render the site from the executed chapters
 	@$(TOOLS).render
 
-pdf: $(READY) ## Set the whole book as a PDF, _build/flat-minima.pdf; needs Debian's texlive
-	@$(TOOLS).pdf
+pdf: $(READY) ## Set the whole book as a PDF, _build/flat-minima.pdf; needs Debian's texlive; ARGS="--vector" redraws its figures
+	@$(TOOLS).pdf $(ARGS)
 
 serve: ## Serve the rendered site on this machine only
 	@$(PYTHON) -m http.server --directory _build/html --bind 127.0.0.1 8000

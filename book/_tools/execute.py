@@ -85,6 +85,9 @@ def _where(error: Any) -> str:
     return f"cell {error.exec_count} ({first.strip()!r}): {error.ename}: {error.evalue}\n{plain}"
 
 
+_VECTOR = ["--InlineBackend.figure_formats={'png', 'pdf'}"]
+
+
 class _Asked(AsyncKernelManager):
     """Ends a kernel by asking it to.
 
@@ -101,12 +104,13 @@ class _Asked(AsyncKernelManager):
         await super().shutdown_kernel(now, restart)
 
 
-def run(chapter: Chapter, tier: str) -> Run:
+def run(chapter: Chapter, tier: str, *, vector: bool = False) -> Run:
     """Run one chapter in its own folder and kernel; nothing is written beside it.
 
     Args:
         chapter: The chapter.
         tier: Its ``tier`` parameter.
+        vector: Whether figures are kept as PDF beside their PNG, which paper wants.
 
     Returns:
         The run, failed or not: an error is part of the result, never raised.
@@ -128,7 +132,7 @@ def run(chapter: Chapter, tier: str) -> Run:
                 parameters={} if tier == COMMITTED_TIER else {"tier": tier},
                 cwd=chapter.path.parent,
                 progress_bar=False,
-                extra_arguments=["--log-level=ERROR"],
+                extra_arguments=["--log-level=ERROR", *(_VECTOR if vector else [])],
                 kernel_manager_class=_Asked,
                 coalesce_streams=True,  # else their number depends on timing
             )
@@ -216,7 +220,7 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def runs(chapters: list[Chapter], tier: str, jobs: int) -> Iterator[Run]:
+def runs(chapters: list[Chapter], tier: str, jobs: int, *, vector: bool = False) -> Iterator[Run]:
     """Run chapters, ``jobs`` at a time, and yield each as it ends."""
     if not chapters:
         return
@@ -226,7 +230,9 @@ def runs(chapters: list[Chapter], tier: str, jobs: int) -> Iterator[Run]:
     with ProcessPoolExecutor(
         min(jobs, len(chapters)), mp_context=get_context("spawn"), initializer=_die_with_parent
     ) as pool:
-        waiting = {pool.submit(run, chapter, tier): chapter.name for chapter in chapters}
+        waiting = {
+            pool.submit(run, chapter, tier, vector=vector): chapter.name for chapter in chapters
+        }
         quiet = not sys.stderr.isatty()
         for finished in tqdm(
             as_completed(waiting), total=len(waiting), unit="chapter", disable=quiet

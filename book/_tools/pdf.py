@@ -1,14 +1,22 @@
-"""Make the book a PDF: Jupyter Book writes LaTeX, XeLaTeX sets it."""
+"""Make the book a PDF: Jupyter Book writes LaTeX, XeLaTeX sets it.
+
+With ``--vector`` every chapter runs once more in a copy, where its figures are kept as PDF: in the
+committed notebooks they would weigh too much.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+
 from _tools.chapters import HERE, Book, alone
+from _tools.execute import COMMITTED_TIER, runs
 
 NAME = "flat-minima"
 DEBIAN = (
@@ -23,6 +31,19 @@ def missing() -> str:
     if not programs:
         return ""
     return f"{' and '.join(programs)} not found: apt-get install --no-install-recommends {DEBIAN}"
+
+
+def redraw(book: Book) -> Book:
+    """Copy the book, run its chapters and put the runs with figures as PDF into the copy."""
+    copy = Book(book.built / "vector")
+    shutil.rmtree(copy.root, ignore_errors=True)
+    left = shutil.ignore_patterns("_build", "node_modules", ".*")
+    shutil.copytree(book.root, copy.root, ignore=left)
+    for result in runs(book.chapters, COMMITTED_TIER, os.cpu_count() or 1, vector=True):
+        if result.notebook is None:
+            sys.exit(f"{result.name}: FAILED in {result.error}")
+        nbformat.write(result.notebook, copy.pages / f"{result.name}.ipynb")
+    return copy
 
 
 def write_latex(book: Book) -> int:
@@ -49,13 +70,20 @@ def typeset(book: Book) -> int:
 
 def main() -> None:
     """Write and set this book; stop at the first step that fails."""
+    parser = argparse.ArgumentParser(prog="make pdf", description=__doc__)
+    parser.add_argument("--vector", action="store_true", help="run all chapters for their figures")
+    asked = parser.parse_args()
     if lacking := missing():
         sys.exit(lacking)
-    os.environ["PYTHONPATH"] = str(HERE.pages)
     with alone(HERE, "pdf"):
-        if status := write_latex(HERE) or typeset(HERE):
+        book = redraw(HERE) if asked.vector else HERE
+        os.environ["PYTHONPATH"] = str(book.pages)
+        if status := write_latex(book) or typeset(book):
             sys.exit(status)
-    print(f"Open {HERE.built / f'{NAME}.pdf'}")
+        made = HERE.built / f"{NAME}.pdf"
+        if book is not HERE:
+            shutil.copy(book.built / made.name, made)
+    print(f"Open {made}")
 
 
 if __name__ == "__main__":

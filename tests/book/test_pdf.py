@@ -1,5 +1,6 @@
 """The book on paper: what is missing, what fails, and what stands where a browser is needed."""
 
+from base64 import b64decode
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +26,7 @@ LATEX = SimpleNamespace(builder=SimpleNamespace(format="latex"))
 def test_it_names_what_has_to_be_installed(monkeypatch):
     monkeypatch.setattr(pdf.shutil, "which", lambda name: None if name == "xelatex" else name)
     monkeypatch.setattr(pdf, "write_latex", lambda book: pytest.fail("nothing to begin with"))
+    monkeypatch.setattr("sys.argv", ["pdf"])
     with pytest.raises(SystemExit, match=r"^xelatex not found: apt-get install .*texlive-xetex"):
         pdf.main()
 
@@ -43,6 +45,29 @@ def test_only_a_whole_pdf_gets_its_name(tiny, monkeypatch, status, made):
     assert not stale.exists()
     assert pdf.typeset(book) == status
     assert stale.exists() is made
+
+
+def test_figures_are_redrawn_as_vectors_in_a_copy(tiny, at_once):
+    chapter = tiny.chapter("part/01-one", tiny.plot)
+    tiny.execute()
+    committed = chapter.twin.read_bytes()
+    copy = pdf.redraw(tiny.book)
+    assert chapter.twin.read_bytes() == committed
+    assert b"application/pdf" not in committed
+    assert (copy.pages / "claims.yml").read_bytes() == (tiny.book.pages / "claims.yml").read_bytes()
+    (figure,) = (
+        output["data"]
+        for cell in copy.find(["part/01-one"])[0].executed().cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    )
+    assert b64decode(figure["application/pdf"]).startswith(b"%PDF")
+
+
+def test_a_chapter_that_fails_stops_the_vectors(tiny, at_once):
+    tiny.chapter("part/01-one", "1 / 0")
+    with pytest.raises(SystemExit, match=r"part/01-one: FAILED in cell .*ZeroDivisionError"):
+        pdf.redraw(tiny.book)
 
 
 def test_a_verdict_says_on_paper_what_its_card_says():

@@ -73,10 +73,8 @@ def strip(row: Row, *, bare: bool = False) -> str:
             f'<line class="interval" x1="{at(min(ends))}" x2="{at(max(ends))}" y1="12" y2="12"/>'
         )
     parts.append(f'<circle class="value" cx="{at(row.value)}" cy="12" r="4.5"/>')
-    said, height = (
-        escape(f"{row.number}; {required(row.entry['tolerance'])}"),
-        24 if bare else HEIGHT,
-    )
+    said = escape(f"{row.number}; {required(row.entry['tolerance'])}")
+    height = 24 if bare else HEIGHT
     return (
         f'<svg class="strip {sign(row.verdict)}" viewBox="0 0 {WIDTH} {height}" role="img"'
         f' aria-label="{said}">{"".join(parts)}</svg>'

@@ -184,8 +184,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", share.describe, priority=901)
     app.connect("html-collect-pages", share.lost_page)
     app.connect("build-finished", copy_scripts)
-    app.connect("builder-inited", loading.whole_styles, priority=100)
-    app.connect("build-finished", loading.lean_styles)
     app.connect("build-finished", write_board)
     app.connect("build-finished", share.write_sitemap)
     app.connect("build-finished", paper.draw_stills)

@@ -5,7 +5,6 @@ READY  := $(VENV)/.ready
 TOOLS  := PYTHONPATH=book$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PYTHON) -m _tools
 BASE   ?= python3
 JOBS   ?= 2
-SYNC   := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 export OMP_NUM_THREADS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
@@ -59,8 +58,10 @@ bootstrap: $(READY) ## Renew the first cell of every chapter
 
 test: $(READY) ## Lint, types, checks, tests, and every notebook's outputs
 	@$(MAKE) --no-print-directory -j$(JOBS) html lint check
-	@echo "The tests, and beside them every notebook: minutes, and each says its part at its end"
-	@$(MAKE) --no-print-directory -j2 $(SYNC) unit nbval
+	@echo "The tests; beside them every notebook, told at the end: minutes"
+	@$(MAKE) --no-print-directory nbval > _build/nbval.log 2>&1 & notebooks=$$!; \
+	$(MAKE) --no-print-directory unit; tests=$$?; \
+	wait $$notebooks; notebooks=$$?; cat _build/nbval.log; exit $$((tests | notebooks))
 
 lint: $(READY)
 	@$(VENV)/bin/ruff format --check .

@@ -1,7 +1,9 @@
 """Run chapters with 1, 2 and 4 threads and compare what they print, and their verdicts, exactly.
 
 ``python tests/soak/threads.py pathways/01-sharpness iam/02-one-step``; without a name all chapters,
-which takes an hour and more. Exit status 1 if a printed number or a verdict depends on the threads.
+which takes an hour and more. ``--committed`` compares with the committed notebooks instead of the
+first run: in an environment with an older or newer torch it tells what depends on the version.
+Exit status 1 if a printed number or a verdict depends on either.
 Then the rule says how many digits of that number to print: so many that the change is at most a
 twentieth of the last one. A number that is printed so looks the same nineteen times of twenty.
 """
@@ -15,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book"))
 
+import nbformat
 from _tools import compare
 from _tools.chapters import HERE
 from _tools.execute import COMMITTED_TIER, run
@@ -66,24 +69,29 @@ def differences(first, other):
     for id_ in sorted(said[0].keys() | said[1].keys()):
         then, now = (claims.get(id_, {}).get("verdict") for claims in said)
         if then != now:
-            yield f"{id_} is {then!r} with the first number of threads, else {now!r}"
+            yield f"{id_} is {then!r} first, then {now!r}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("chapters", nargs="*")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--committed", action="store_true")
     asked = parser.parse_args()
     failed = 0
     for chapter in HERE.find(asked.chapters):
-        first, *others = asked.threads
-        one = with_threads(chapter, first)
+        if asked.committed:
+            first, others = "as committed", asked.threads
+            one = nbformat.read(chapter.notebook, as_version=4)
+        else:
+            first, *others = asked.threads
+            one = with_threads(chapter, first)
         for threads in others:
             found = list(differences(one, with_threads(chapter, threads)))
             failed += bool(found)
             print(f"{chapter.name}: {first} and {threads} threads, {len(found)} differences")
             print("".join(f"  {sentence}\n" for sentence in found), end="", flush=True)
-    return int(bool(failed))
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def main():
     for chapter in HERE.find(asked.chapters):
         if asked.committed:
             first, others = "as committed", asked.threads
-            one = nbformat.read(chapter.ipynb, as_version=4)
+            one = nbformat.read(chapter.twin, as_version=4)
         else:
             first, *others = asked.threads
             one = with_threads(chapter, first)

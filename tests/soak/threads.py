@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book"))
 
 import nbformat
+
 from _tools import compare
 from _tools.chapters import HERE
 from _tools.execute import COMMITTED_TIER, run

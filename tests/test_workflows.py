@@ -44,6 +44,18 @@ def test_the_site_is_published_by_the_run_that_tested_it():
     assert steps.index(".ci/run") < steps.index("actions/upload-pages-artifact")
 
 
+@pytest.mark.parametrize("name", ["test", "weekly"])
+def test_the_oldest_versions_are_those_that_the_library_says_it_takes(name):
+    pinned = re.findall(
+        r"(torch|torchvision|numpy|scipy)==(\d+\.\d+)\.\d+",
+        (ROOT / f".github/workflows/{name}.yml").read_text(),
+    )
+    declared = re.findall(
+        r'"(torch|torchvision|numpy|scipy)>=([\d.]+)"', (ROOT / "pyproject.toml").read_text()
+    )
+    assert sorted(pinned) == sorted(set(declared))
+
+
 def test_zenodo_and_citation_say_the_same():
     zenodo = json.loads((ROOT / ".zenodo.json").read_text())
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())

@@ -8,6 +8,7 @@ import json
 import platform
 import re
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +121,22 @@ def outputs(notebook: NotebookNode) -> str:
 
 
 def differences(stamp: dict[str, Any], chapter: Chapter) -> list[str]:
-    """Say what changed since the run that ``stamp`` tells of; nothing said means fresh."""
+    """Say what changed since the run that ``stamp`` tells of; nothing said means fresh.
+
+    Of more than three files of one folder, such as the records of a recipe, only how many.
+    """
     now = inputs(chapter)
     said = []
     if stamp.get("code") != now["code"]:
         said.append("its code changed")
     for kind in ("library", "data"):
         then = stamp.get(kind, {})
-        changed = {key for key in then | now[kind] if then.get(key) != now[kind].get(key)}
-        said += [f"{key} changed" for key in sorted(changed)]
+        changed = sorted(key for key in then | now[kind] if then.get(key) != now[kind].get(key))
+        for folder, files in groupby(changed, lambda key: key.rpartition("/")[0]):
+            names = [*files]
+            if folder and len(names) > 3:
+                names = [f"{len(names)} files of {folder}"]
+            said += [f"{name} changed" for name in names]
     if stamp.get("rules") != now["rules"]:
         said.append("what one of its claims says, compares or allows changed in book/claims.yml")
     return said

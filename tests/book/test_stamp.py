@@ -54,6 +54,15 @@ def test_a_pattern_stands_for_the_records_of_all_runs(tiny):
     assert before["data"] == {}
     tiny.write("book/results/table/SGD-seed0.json", "{}")
     assert differences(before, chapter) == ["table/SGD-seed0.json changed"]
+    for seed in range(1, 3):
+        tiny.write(f"book/results/table/SGD-seed{seed}.json", "{}")
+    assert len(differences(before, chapter)) == 3
+    tiny.write("book/results/table/SGD-seed3.json", "{}")
+    tiny.write("book/results/other/SGD-seed0.json", "{}")
+    assert differences(before, chapter) == [
+        "other/SGD-seed0.json changed",
+        "4 files of table changed",
+    ]
 
 
 def test_only_the_rules_of_claims_that_a_chapter_reports_concern_it(tiny):

@@ -9,6 +9,7 @@ twentieth of the last one. A number that is printed so looks the same nineteen t
 """
 
 import argparse
+import difflib
 import math
 import os
 import re
@@ -56,7 +57,9 @@ def printed(first, other):
     for place, cells in enumerate(zip(*notebooks, strict=True), 1):
         then, now = map(compare.words, cells)
         if NUMBER.sub("#", then) != NUMBER.sub("#", now):
-            yield f"code cell {place} says {then!r}, then {now!r}"
+            lines = [*difflib.ndiff(then.splitlines(), now.splitlines())]
+            one, two = (next((n[2:] for n in lines if n[0] == sign), "") for sign in "-+")
+            yield f"code cell {place} says {one!r}, then {two!r}"
             continue
         for (one, a), (two, b) in zip(numbers(then), numbers(now), strict=True):
             if one != two:

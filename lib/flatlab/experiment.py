@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from flatlab.build import build_forward, build_model, build_optimizer
-from flatlab.data.augment import WEAK
 from flatlab.data.images import FolderImages, balanced, with_wrong
 from flatlab.loops import fixmatch, linear_probe, simclr, supervised
 from flatlab.measures import mean_loss, predictors
@@ -160,7 +159,7 @@ class Experiment:
             return simclr(self.run, self.labelled, **rest)
         if settings.loop == "fixmatch":
             assert self.pool is not None  # as its settings were checked
-            weak, strong = kind.augmentation(*WEAK), kind.augmentation(*kind.strong)
+            weak, strong = kind.augmentation(*kind.weak), kind.augmentation(*kind.strong)
             rest |= {"weak": weak, "strong": strong}
             rest |= {"threshold": settings.threshold, "weight": settings.unlabelled_weight}
             return fixmatch(self.run, self.labelled, self.pool, **rest)

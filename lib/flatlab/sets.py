@@ -19,11 +19,12 @@ from flatlab.data.augment import (
     STANDARD,
     STRONG,
     VIEW,
+    WEAK,
     Augmentation,
-    crop,
+    flip,
     on_pixels,
 )
-from flatlab.data.images import STATISTICS, FolderImages, cifar, svhn
+from flatlab.data.images import STATISTICS, FolderImages, cifar, mnist, svhn
 from flatlab.settings import DataName, Settings
 from flatlab.streams import stream
 from flatmin._check import require
@@ -68,7 +69,8 @@ class Kind:
         validation: how many of them a search looks at; of ImageNet, about.
         test: test images.
         standard: operations of the supervised augmentation.
-        strong: operations of FixMatch's strong one.
+        weak: operations of FixMatch's weak augmentation.
+        strong: operations of its strong one.
         view: operations of SimCLR's views.
     """
 
@@ -81,6 +83,7 @@ class Kind:
     validation: int
     test: int
     standard: tuple[Augmentation, ...] = STANDARD
+    weak: tuple[Augmentation, ...] = WEAK
     strong: tuple[Augmentation, ...] = STRONG
     view: tuple[Augmentation, ...] = VIEW
 
@@ -89,16 +92,28 @@ class Kind:
         return on_pixels(*operations, mean=self.mean, std=self.std)
 
 
+def _digits(kind: Kind) -> Kind:
+    """The same without mirrors: a mirrored digit is none."""
+    augmentations = ("standard", "weak", "strong", "view")
+    kept: dict[str, Any] = {
+        a: tuple(op for op in getattr(kind, a) if op is not flip) for a in augmentations
+    }
+    return replace(kind, **kept)
+
+
 _FASHION = Kind(10, 1, 28, (MEAN,), (STD,), 60_000, 6_000, 10_000)
+_GREY: dict[str, Any] = {"strong": GREY_STRONG, "view": GREY_VIEW}
 KINDS: dict[DataName, Kind] = {
     "fashion-mnist-part": replace(_FASHION, count=6_000, validation=1_000, test=2_000),
     "fashion-mnist": _FASHION,
     # Each pixel the mean of four.
-    "fashion-mnist-14": replace(_FASHION, size=14, std=(0.33,), strong=GREY_STRONG, view=GREY_VIEW),
+    "fashion-mnist-14": replace(_FASHION, size=14, std=(0.33,), **_GREY),
+    "mnist-14": _digits(
+        Kind(10, 1, 14, STATISTICS["MNIST"][0], (0.28,), 60_000, 5_996, 10_000, **_GREY)
+    ),
     "cifar-10": Kind(10, 3, 32, *STATISTICS["CIFAR-10"], 50_000, 5_000, 10_000),
     "cifar-100": Kind(100, 3, 32, *STATISTICS["CIFAR-100"], 50_000, 5_000, 10_000),
-    # A mirrored digit is none.
-    "svhn": Kind(10, 3, 32, *STATISTICS["SVHN"], 73_257, 7_320, 26_032, (crop,)),
+    "svhn": _digits(Kind(10, 3, 32, *STATISTICS["SVHN"], 73_257, 7_320, 26_032)),
     # Its loader augments.
     "imagenet": Kind(1000, 3, 224, *STATISTICS["ImageNet"], 1_281_167, 128_000, 50_000, ()),
 }
@@ -158,11 +173,14 @@ def _tensors(data: DataName, split: str, root: Path, download: bool) -> Pair:
             if not download and not (root / "FashionMNIST").exists():
                 rest["root"] = None  # where else it may be
             parts = [fashion_mnist(part, source="full", **rest) for part in split.split("+")]
+        case "mnist-14":
+            parts = [mnist(split, **rest)]
         case _:
             parts = [fashion_mnist(part) for part in split.split("+")]
     images = torch.cat([part.images for part in parts])
-    if data == "fashion-mnist-14":
-        images = avg_pool2d(images, 2) * (STD / KINDS[data].std[0])
+    if data.endswith("-14"):
+        before = STATISTICS["MNIST"][1][0] if data == "mnist-14" else STD
+        images = avg_pool2d(images, 2) * (before / KINDS[data].std[0])
     return images, torch.cat([part.labels for part in parts])
 
 

@@ -43,6 +43,7 @@ DataName: TypeAlias = Literal[
     "fashion-mnist-part",
     "fashion-mnist",
     "fashion-mnist-14",
+    "mnist-14",
     "cifar-10",
     "cifar-100",
     "svhn",

@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100, SVHN and folders of images such as ImageNet, read through torchvision.
+"""MNIST, CIFAR-10, CIFAR-100, SVHN and folders of images such as ImageNet, through torchvision.
 
 torchvision is imported only when a set is read, and compares the files of CIFAR and SVHN with their
 published MD5. As in :func:`flatlab.data.fashion_mnist`, a tenth of each class of the training files
@@ -21,10 +21,11 @@ from torch.utils.data import Dataset
 from flatlab.data import Bytes, ImageData
 from flatmin._extras import extra
 
-__all__ = ["STATISTICS", "FolderImages", "balanced", "cifar", "svhn", "with_wrong"]
+__all__ = ["STATISTICS", "FolderImages", "balanced", "cifar", "mnist", "svhn", "with_wrong"]
 
 #: Mean and standard deviation of the pixels x/255 by channel, with which images are normalised.
-STATISTICS = {
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "MNIST": ((0.1307,), (0.3081,)),
     "CIFAR-10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "CIFAR-100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "SVHN": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
@@ -117,6 +118,28 @@ def cifar(
     _check_split(split)
     whole = _read(name, f"CIFAR{classes}", files, root, download, train=split != "test")
     return _cut(name, whole.data.transpose(0, 3, 1, 2), whole.targets, split, seed)
+
+
+def mnist(split: str, *, root: str | Path, seed: int = 0, download: bool = False) -> ImageData:
+    """MNIST (LeCun et al. 1998): 60000 and 10000 handwritten digits of 1 × 28 × 28.
+
+    Args:
+        split: as for :func:`cifar`.
+        root: folder that holds ``MNIST/raw`` with the four idx files, unpacked.
+        seed: as for :func:`cifar`.
+        download: as for :func:`cifar`.
+
+    Returns:
+        The split, normalised by :data:`STATISTICS`; the label of a digit is the digit.
+
+    Raises:
+        ValueError: ``split`` is unknown.
+        FileNotFoundError: the files are missing or damaged.
+        ImportError: torchvision is missing.
+    """
+    _check_split(split)
+    whole = _read("MNIST", "MNIST", "MNIST/raw", root, download, train=split != "test")
+    return _cut("MNIST", whole.data.unsqueeze(1).numpy(), whole.targets, split, seed)
 
 
 def svhn(split: str, *, root: str | Path, seed: int = 0, download: bool = False) -> ImageData:
@@ -239,7 +262,7 @@ def _cut(name: str, pixels: Bytes, labels: Any, split: str, seed: int) -> ImageD
     labels = np.asarray(labels, dtype=np.int64)
     chosen = _members(labels, split, seed)
     pixels, labels = np.ascontiguousarray(pixels[chosen]), labels[chosen]
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in STATISTICS[name])
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in STATISTICS[name])
     content = pixels.tobytes() + labels.astype(np.uint8).tobytes()
     return ImageData(
         images=torch.from_numpy(pixels).float().div_(255).sub_(mean).div_(std),

@@ -6,6 +6,7 @@ the initial values of a network come from the library: they have tests of their 
 
 import copy
 import math
+from functools import partial
 from hashlib import sha256
 
 import numpy as np
@@ -116,26 +117,28 @@ def through(operations, images, generator, kind):
     return (pixels - mean) / std
 
 
-def weak(images, generator):
-    return flip(crop(images, generator, mode="reflect"), generator)
+def weak(images, generator, mirrored):
+    moved = crop(images, generator, mode="reflect")
+    return flip(moved, generator) if mirrored else moved
 
 
-def strong(images, generator):
-    return cutout(rand_augment(weak(images, generator), generator), generator)
+def strong(images, generator, mirrored):
+    return cutout(rand_augment(weak(images, generator, mirrored), generator), generator)
 
 
-def grey_strong(images, generator):
-    return cutout(rand_augment(weak(images, generator), generator, times=1), generator)
+def grey_strong(images, generator, mirrored):
+    return cutout(rand_augment(weak(images, generator, mirrored), generator, times=1), generator)
 
 
-def view(images, generator):
-    return grey(
-        colour_jitter(flip(resized_crop(images, generator), generator), generator), generator
-    )
+def view(images, generator, mirrored):
+    window = resized_crop(images, generator)
+    window = flip(window, generator) if mirrored else window
+    return grey(colour_jitter(window, generator), generator)
 
 
-def grey_view(images, generator):
-    window = flip(resized_crop(images, generator, scale=(0.3, 1)), generator)
+def grey_view(images, generator, mirrored):
+    window = resized_crop(images, generator, scale=(0.3, 1))
+    window = flip(window, generator) if mirrored else window
     dimmed = colour_jitter(window, generator, saturation=0, hue=0)
     return cutout(dimmed, generator, largest=0.4)
 
@@ -150,8 +153,12 @@ def few_of_each(labels, count, seed):
 
 def losses_of(settings, model, x, y, u, generator, kind):
     """Images in one pass, and from their logits the labelled loss, the other, what IAM sees."""
+    small, mirrored = settings.data.endswith("-14"), settings.data not in ("mnist-14", "svhn")
+    easiest, hardest, seen = (
+        partial(operation, mirrored=mirrored)
+        for operation in (weak, grey_strong if small else strong, grey_view if small else view)
+    )
     if settings.loop == "simclr":
-        seen = grey_view if settings.data == "fashion-mnist-14" else view
         images = torch.cat([through([seen], x, generator, kind) for _ in range(2)])
 
         def parts():
@@ -164,8 +171,7 @@ def losses_of(settings, model, x, y, u, generator, kind):
             return cross_entropy(logits, torch.tensor(partner)), 0.0, logits
 
     elif settings.loop == "fixmatch":
-        images = [through([weak], x, generator, kind), through([weak], u, generator, kind)]
-        hardest = grey_strong if settings.data == "fashion-mnist-14" else strong
+        images = [through([easiest], x, generator, kind), through([easiest], u, generator, kind)]
         images = torch.cat([*images, through([hardest], u, generator, kind)])
 
         def parts():

@@ -48,6 +48,22 @@ def write_cifar(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def write_mnist(tmp_path):
+    """Writes 100 training and 40 test digits as idx files."""
+    folder = tmp_path / "MNIST/raw"
+    folder.mkdir(parents=True)
+    written = {}
+    for part, count in (("train", 100), ("t10k", 40)):
+        images = RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        digits = RNG.permutation(np.arange(count) % 10).astype(np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", digits)):
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            (folder / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
+        written[part] = images, digits
+    return tmp_path, written
+
+
+@pytest.fixture
 def write_svhn(tmp_path, monkeypatch):
     """Writes 100 images for training and as many for tests as MATLAB files."""
 

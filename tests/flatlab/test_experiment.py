@@ -142,7 +142,7 @@ def test_settings_that_do_not_fit_the_data_or_the_place_are_refused():
 
 
 def test_missing_data_are_told_in_one_line(tmp_path):
-    for data in ("cifar-10", "cifar-100", "svhn", "imagenet"):
+    for data in ("mnist-14", "cifar-10", "cifar-100", "svhn", "imagenet"):
         settings = replace(SMALL, data=data, tier="paper")
         with pytest.raises(FileNotFoundError, match=f"{tmp_path}") as caught:
             Experiment(settings, Place(data=tmp_path))

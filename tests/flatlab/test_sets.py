@@ -11,7 +11,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from flatlab import sets
 from flatlab.data import MEAN, STD, fashion_mnist
-from flatlab.data.augment import GREY_STRONG, GREY_VIEW, STANDARD, STRONG, VIEW, crop
+from flatlab.data.augment import GREY_STRONG, GREY_VIEW, STANDARD, STRONG, VIEW, WEAK, flip
 from flatlab.data.images import STATISTICS, _window
 from flatlab.sets import KINDS, Place, read, stack
 from flatlab.settings import Settings
@@ -22,6 +22,7 @@ PUBLISHED = {
     "fashion-mnist-part": (10, 1, 28, 6_000, 2_000, 1_000),
     "fashion-mnist": (10, 1, 28, 60_000, 10_000, 6_000),
     "fashion-mnist-14": (10, 1, 14, 60_000, 10_000, 6_000),
+    "mnist-14": (10, 1, 14, 60_000, 10_000, 5_996),
     "cifar-10": (10, 3, 32, 50_000, 10_000, 5_000),
     "cifar-100": (100, 3, 32, 50_000, 10_000, 5_000),
     "svhn": (10, 3, 32, 73_257, 26_032, 7_320),
@@ -44,10 +45,14 @@ def test_kinds_are_as_published(data):
     kind = KINDS[data]
     sizes = (kind.classes, kind.channels, kind.size, kind.count, kind.test, kind.validation)
     assert sizes == PUBLISHED[data]
-    expected = {"svhn": (crop,), "imagenet": ()}.get(data, STANDARD)
-    assert kind.standard == expected
-    small = data == "fashion-mnist-14"
-    assert (kind.strong, kind.view) == ((GREY_STRONG, GREY_VIEW) if small else (STRONG, VIEW))
+    small = data.endswith("-14")
+    expected = [STANDARD, WEAK, *((GREY_STRONG, GREY_VIEW) if small else (STRONG, VIEW))]
+    if data == "imagenet":
+        expected[0] = ()
+    if data in ("mnist-14", "svhn"):  # a mirrored digit is none
+        assert all(flip in operations for operations in expected)
+        expected = [tuple(op for op in operations if op is not flip) for operations in expected]
+    assert [kind.standard, kind.weak, kind.strong, kind.view] == expected
     if data in PIXELS:
         assert (kind.mean, kind.std) == PIXELS[data]
 
@@ -77,6 +82,18 @@ def test_fashion_mnist_at_half_its_size_is_normalised_again(monkeypatch):
     torch.testing.assert_close(images * kind.std[0] + kind.mean[0], pixels)
     assert images.mean().item() == pytest.approx(0, abs=0.01)
     assert images.std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_digits_at_half_their_size(write_mnist):
+    root, written = write_mnist
+    images, labels = read(settings_of("mnist-14"), "test", Place(data=root))
+    sets._tensors.cache_clear()
+    kind = KINDS["mnist-14"]
+    pixels = images * kind.std[0] + kind.mean[0]
+    halved = written["t10k"][0].reshape(40, 1, 14, 2, 14, 2).mean((3, 5)) / 255
+    order = np.lexsort(halved.reshape(40, -1).T), np.lexsort(pixels.view(40, -1).numpy().T)
+    np.testing.assert_allclose(pixels[order[1]], halved[order[0]], atol=1e-6)
+    np.testing.assert_array_equal(labels[order[1]], written["t10k"][1][order[0]])
 
 
 def test_windows_are_those_of_torchvision():

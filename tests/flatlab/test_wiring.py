@@ -103,6 +103,9 @@ def test_a_method_in_a_loop_by_hand(method, loop, small):
         {"loop": "simclr", "probe": "LBFGS", "model": "cnn3-8-flat", "data": "fashion-mnist-14"},
         {"loop": "simclr", "probe": "LBFGS", "labels": 0},
         {"loop": "fixmatch", "data": "fashion-mnist-14"},
+        {"loop": "fixmatch", "data": "mnist-14"},
+        {"loop": "simclr", "data": "mnist-14"},
+        {"loop": "fixmatch", "data": "svhn"},
     ],
     ids=str,
 )
@@ -122,7 +125,7 @@ def of_recipes():
             size["warmup"] = int(settings.warmup > 0)
             size["halve_rho"] = int(settings.halve_rho > 0)
             small = replace(settings, **size)
-            own = small.data if small.data in ("svhn", "fashion-mnist-14") else "cifar-10"
+            own = small.data if small.data in ("svhn", "fashion-mnist-14", "mnist-14") else "cifar-10"
             told = astuple(replace(small, data=own))
             if told not in seen:  # many recipes differ in data and network alone
                 yield pytest.param(small, id=f"{recipe}-{method}")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from flatlab.data.images import STATISTICS, FolderImages, balanced, cifar, svhn, with_wrong
+from flatlab.data.images import STATISTICS, FolderImages, balanced, cifar, mnist, svhn, with_wrong
 
 
 def pixels_of(data, name):
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in STATISTICS[name])
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in STATISTICS[name])
     scaled = (data.images * std + mean) * 255
     torch.testing.assert_close(scaled, scaled.round(), atol=1e-3, rtol=0)
     return scaled.round().byte()
@@ -66,6 +66,22 @@ def test_svhn(write_svhn):
     train, validation = (svhn(s, root=tmp_path) for s in ("train", "validation"))
     assert torch.equal(validation.labels, torch.arange(10))
     assert len(train.labels) == 90
+
+
+def test_mnist(write_mnist):
+    root, written = write_mnist
+    splits = {s: mnist(s, root=root) for s in ("train", "validation", "train+validation", "test")}
+    for split, part in (("train+validation", "train"), ("test", "t10k")):
+        data = splits[split]
+        assert data.images.shape[1:] == (1, 28, 28)
+        pairs = {
+            (x.numpy().tobytes(), int(y))
+            for x, y in zip(pixels_of(data, "MNIST"), data.labels, strict=True)
+        }
+        assert pairs == {(x.tobytes(), int(y)) for x, y in zip(*written[part], strict=True)}
+    assert torch.equal(splits["validation"].labels, torch.arange(10))
+    assert len(splits["train"].labels) == 90
+    assert splits["test"].source == "MNIST, split by seed 0: 40 test images"
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ PUBLISHED = {
 }
 #: Mean and standard deviation of the training pixels, in four or three digits.
 PIXELS = {
+    "mnist-14": ((0.1307,), (0.28,)),  # each the mean of four
     "cifar-10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar-100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
@@ -55,6 +56,10 @@ def test_kinds_are_as_published(data):
     assert [kind.standard, kind.weak, kind.strong, kind.view] == expected
     if data in PIXELS:
         assert (kind.mean, kind.std) == PIXELS[data]
+
+
+def test_whole_digits_are_normalised_as_in_pytorchs_example():
+    assert STATISTICS["MNIST"] == ((0.1307,), (0.3081,))
 
 
 def test_imagenet_is_normalised_as_by_torchvision():

@@ -252,7 +252,7 @@ def _read(
     """The data set as torchvision holds it."""
     try:
         return getattr(_torchvision(), class_name)(str(root), download=download, **which)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError, KeyError, ValueError) as error:  # as it takes bad bytes
         raise FileNotFoundError(
             f"no {name}, or a damaged one, in {root}: pass download=True, or put {files} there"
         ) from error

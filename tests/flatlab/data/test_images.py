@@ -131,6 +131,7 @@ def test_balanced_draws_nest():
     [
         (lambda root: cifar(10, "train", root=root), "CIFAR-10, .*download=True.*batches-py"),
         (lambda root: cifar(100, "test", root=root), "CIFAR-100, .*download=True.*100-python"),
+        (lambda root: mnist("test", root=root), "MNIST, .*download=True.*MNIST/raw"),
         (lambda root: svhn("test", root=root), r"SVHN, .*download=True.*test_32x32\.mat"),
         (lambda root: FolderImages(root, "train"), "root must hold train and val; ImageNet"),
     ],
@@ -190,3 +191,13 @@ def test_wrong_labels_are_as_many_as_said_and_any_other_class():
         with_wrong(labels, 1.5, classes=4, generator=draws[0])
     with pytest.raises(ValueError, match="classes must be at least 2, not 1"):
         with_wrong(labels, 0.5, classes=1, generator=draws[0])
+
+
+@pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
+@pytest.mark.parametrize("keep", [0, 6, -1])
+def test_damaged_digits_are_refused(kind, keep, write_mnist):
+    root, _ = write_mnist
+    path = root / "MNIST/raw" / f"train-{kind}-ubyte"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(FileNotFoundError, match="damaged"):
+        mnist("train", root=root)

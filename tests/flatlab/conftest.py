@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import scipy.io
 
+from flatlab.data.images import MNIST_FILES
+
 sys.path.insert(0, str(Path(__file__).parent))
 RNG = np.random.default_rng(0)
 
@@ -48,8 +50,8 @@ def write_cifar(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def write_mnist(tmp_path):
-    """Writes 100 training and 40 test digits as idx files."""
+def write_mnist(tmp_path, monkeypatch):
+    """Writes 100 training and 40 test digits as idx files, whose MD5 is then trusted."""
     folder = tmp_path / "MNIST/raw"
     folder.mkdir(parents=True)
     written = {}
@@ -58,7 +60,9 @@ def write_mnist(tmp_path):
         digits = RNG.permutation(np.arange(count) % 10).astype(np.uint8)
         for kind, array in (("images-idx3", images), ("labels-idx1", digits)):
             head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-            (folder / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
+            path = folder / f"{part}-{kind}-ubyte"
+            path.write_bytes(head + array.tobytes())
+            monkeypatch.setitem(MNIST_FILES, path.name, md5(path))
         written[part] = images, digits
     return tmp_path, written
 

@@ -1,8 +1,9 @@
 """MNIST, CIFAR-10, CIFAR-100, SVHN and folders of images such as ImageNet, through torchvision.
 
 torchvision is imported only when a set is read, and compares the files of CIFAR and SVHN with their
-published MD5. As in :func:`flatlab.data.fashion_mnist`, a tenth of each class of the training files
-is the validation split, and the classes take turns.
+published MD5; those of MNIST, which it unpacks, are compared here. As in
+:func:`flatlab.data.fashion_mnist`, a tenth of each class of the training files is the validation
+split, and the classes take turns.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "CIFAR-100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "SVHN": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
     "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+#: MD5 of MNIST's files, unpacked.
+MNIST_FILES = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 SPLITS = ("train", "validation", "train+validation", "test")
 
@@ -138,6 +146,13 @@ def mnist(split: str, *, root: str | Path, seed: int = 0, download: bool = False
         ImportError: torchvision is missing.
     """
     _check_split(split)
+    with extra("lab"):
+        from torchvision.datasets.utils import check_integrity
+
+    for name, md5 in MNIST_FILES.items():
+        path = Path(root, "MNIST/raw", name)
+        if path.exists() and not check_integrity(path, md5):
+            raise FileNotFoundError(f"{path} is damaged, or not MNIST's: its MD5 is not {md5}")
     whole = _read("MNIST", "MNIST", "MNIST/raw", root, download, train=split != "test")
     return _cut("MNIST", whole.data.unsqueeze(1).numpy(), whole.targets, split, seed)
 
@@ -252,7 +267,7 @@ def _read(
     """The data set as torchvision holds it."""
     try:
         return getattr(_torchvision(), class_name)(str(root), download=download, **which)
-    except (RuntimeError, AssertionError, KeyError, ValueError) as error:  # as it takes bad bytes
+    except RuntimeError as error:
         raise FileNotFoundError(
             f"no {name}, or a damaged one, in {root}: pass download=True, or put {files} there"
         ) from error

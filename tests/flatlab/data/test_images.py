@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import MNIST
 
-from flatlab.data.images import STATISTICS, FolderImages, balanced, cifar, mnist, svhn, with_wrong
+from flatlab.data.images import (
+    MNIST_FILES,
+    STATISTICS,
+    FolderImages,
+    balanced,
+    cifar,
+    mnist,
+    svhn,
+    with_wrong,
+)
 
 
 def pixels_of(data, name):
@@ -194,10 +204,19 @@ def test_wrong_labels_are_as_many_as_said_and_any_other_class():
 
 
 @pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
-@pytest.mark.parametrize("keep", [0, 6, -1])
-def test_damaged_digits_are_refused(kind, keep, write_mnist):
+@pytest.mark.parametrize("part", ["train", "t10k"])
+def test_damaged_digits_are_refused(part, kind, write_mnist):
     root, _ = write_mnist
-    path = root / "MNIST/raw" / f"train-{kind}-ubyte"
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(FileNotFoundError, match="damaged"):
-        mnist("train", root=root)
+    path = root / "MNIST/raw" / f"{part}-{kind}-ubyte"
+    raw = path.read_bytes()
+    for damaged in (b"", raw[:-1], raw[:-1] + bytes([raw[-1] ^ 1])):
+        path.write_bytes(damaged)
+        with pytest.raises(FileNotFoundError, match=f"{path} is damaged") as caught:
+            mnist("train", root=root)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_digits_files_are_those_of_torchvision():
+    """It publishes the MD5 of the packed files; ours are those of what they hold."""
+    names = {name.removesuffix(".gz") for name, _ in MNIST.resources}
+    assert {*MNIST_FILES} == names

@@ -54,10 +54,10 @@ def write_mnist(tmp_path, monkeypatch):
     """Writes 100 training and 40 test digits as idx files, whose MD5 is then trusted."""
     folder = tmp_path / "MNIST/raw"
     folder.mkdir(parents=True)
-    written = {}
+    written, rng = {}, np.random.default_rng(0)
     for part, count in (("train", 100), ("t10k", 40)):
-        images = RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        digits = RNG.permutation(np.arange(count) % 10).astype(np.uint8)
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        digits = rng.permutation(np.arange(count) % 10).astype(np.uint8)
         for kind, array in (("images-idx3", images), ("labels-idx1", digits)):
             head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
             path = folder / f"{part}-{kind}-ubyte"

@@ -28,9 +28,9 @@ PUBLISHED = {
     "svhn": (10, 3, 32, 73_257, 26_032, 7_320),
     "imagenet": (1000, 3, 224, 1_281_167, 50_000, 128_000),
 }
-#: Mean and standard deviation of the training pixels, in four or three digits.
+#: Mean and standard deviation of the training pixels, in four to two digits.
 PIXELS = {
-    "mnist-14": ((0.1307,), (0.28,)),  # each the mean of four
+    "mnist-14": ((0.1307,), (0.28,)),  # of the published files, each the mean of four: 0.2801
     "cifar-10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar-100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
@@ -91,14 +91,18 @@ def test_fashion_mnist_at_half_its_size_is_normalised_again(monkeypatch):
 
 def test_digits_at_half_their_size(write_mnist):
     root, written = write_mnist
+    sets._tensors.cache_clear()
     images, labels = read(settings_of("mnist-14"), "test", Place(data=root))
     sets._tensors.cache_clear()
     kind = KINDS["mnist-14"]
-    pixels = images * kind.std[0] + kind.mean[0]
-    halved = written["t10k"][0].reshape(40, 1, 14, 2, 14, 2).mean((3, 5)) / 255
-    order = np.lexsort(halved.reshape(40, -1).T), np.lexsort(pixels.view(40, -1).numpy().T)
-    np.testing.assert_allclose(pixels[order[1]], halved[order[0]], atol=1e-6)
-    np.testing.assert_array_equal(labels[order[1]], written["t10k"][1][order[0]])
+    sums = (images * kind.std[0] + kind.mean[0]) * 4 * 255  # of four pixels
+    torch.testing.assert_close(sums, sums.round(), atol=1e-2, rtol=0)
+    found = {
+        (x.round().short().numpy().tobytes(), int(y)) for x, y in zip(sums, labels, strict=True)
+    }
+    pixels, digits = written["t10k"]
+    halved = pixels.astype(np.int16).reshape(40, 14, 2, 14, 2).sum((2, 4), dtype=np.int16)
+    assert found == {(x.tobytes(), int(y)) for x, y in zip(halved, digits, strict=True)}
 
 
 def test_windows_are_those_of_torchvision():

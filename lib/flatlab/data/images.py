@@ -147,14 +147,21 @@ def mnist(split: str, *, root: str | Path, seed: int = 0, download: bool = False
     """
     _check_split(split)
     with extra("lab"):
+        from torchvision.datasets.mnist import MNIST, read_image_file, read_label_file
         from torchvision.datasets.utils import check_integrity
 
-    for name, md5 in MNIST_FILES.items():
-        path = Path(root, "MNIST/raw", name)
-        if path.exists() and not check_integrity(path, md5):
-            raise FileNotFoundError(f"{path} is damaged, or not MNIST's: its MD5 is not {md5}")
-    whole = _read("MNIST", "MNIST", "MNIST/raw", root, download, train=split != "test")
-    return _cut("MNIST", whole.data.unsqueeze(1).numpy(), whole.targets, split, seed)
+    if download:
+        MNIST(str(root), download=True)
+    files = [name for name in MNIST_FILES if name.startswith("t10k") == (split == "test")]
+    paths = [Path(root, "MNIST/raw", name) for name in files]
+    for path in paths:
+        if not check_integrity(path, MNIST_FILES[path.name]):
+            raise FileNotFoundError(
+                f"no MNIST, or a damaged one: {path} is missing or has another MD5; delete it and "
+                "pass download=True, or put it there"
+            )
+    pixels, labels = read_image_file(str(paths[0])), read_label_file(str(paths[1]))
+    return _cut("MNIST", pixels.unsqueeze(1).numpy(), labels, split, seed)
 
 
 def svhn(split: str, *, root: str | Path, seed: int = 0, download: bool = False) -> ImageData:

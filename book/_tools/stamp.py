@@ -71,7 +71,8 @@ def data_files(chapter: Chapter, modules: dict[str, Path]) -> dict[str, Path]:
 
     They lie beside the modules it imports, or in a folder beside one that the module names; or
     under ``book/results``, where a string in its code names them, or is a pattern that they match:
-    ``"*/*.json"`` stands for the records of all runs, ``recorded("demo"`` for those of a recipe.
+    ``"*/*.json"`` stands for the records of all runs, and in a chapter that calls ``recorded`` the
+    name of a recipe, wherever it stands, for those of the recipe.
     """
     found: dict[str, Path] = {}
     for module in modules.values():
@@ -82,9 +83,10 @@ def data_files(chapter: Chapter, modules: dict[str, Path]) -> dict[str, Path]:
         text.rpartition("results/")[2]
         for text in re.findall(r"""["']([^"']+\.json)["']""", chapter.code())
     ]
-    recipes = re.findall(r"""\brecorded\(\s*["']([\w-]+)["']""", chapter.code())
-    patterns += [f"{recipe}/*.json" for recipe in recipes]
     results = chapter.book.pages / "results"
+    if re.search(r"\brecorded\(", chapter.code()):
+        words = set(re.findall(r"""["']([\w-]+)["']""", chapter.code()))
+        patterns += [f"{word}/*.json" for word in words if (results / word).is_dir()]
     for path in results.rglob("*.json"):
         name = path.relative_to(results)
         if any(len(Path(p).parts) == len(name.parts) and name.match(p) for p in patterns):
@@ -105,7 +107,10 @@ def inputs(chapter: Chapter) -> dict[str, Any]:
     modules = library(chapter)
     data = data_files(chapter, modules)
     code, claims = chapter.code(), chapter.book.claims
-    reported = {id_: rule(claims[id_]) for id_ in claims if f'claim("{id_}")' in code}
+    # Not only what the code names: it may put a claim's name together.
+    reported = {
+        id_: rule(entry) for id_, entry in claims.items() if entry.get("chapter") == chapter.name
+    }
     return {
         "code": digest(code),
         "library": {module: digest(path.read_bytes()) for module, path in modules.items()},

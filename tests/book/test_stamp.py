@@ -1,3 +1,5 @@
+import pytest
+
 from _tools.stamp import data_files, differences, inputs, library
 
 
@@ -38,12 +40,21 @@ def test_files_in_a_folder_that_a_module_names_count(tiny):
     assert differences(before_other, other) == []
 
 
-def test_the_records_that_a_chapter_asks_for_by_recipe_are_its_data(tiny):
-    code = "def recorded(*_): ...\nrecorded('a-table', '../results')"
-    chapter = tiny.chapter("part/01-one", code)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "recorded('a-table', '../results')",
+        "for recipe in ('a-table', 'no-table'): recorded(recipe)",
+        "recorded(*{'a-table': 1})",
+    ],
+)
+def test_the_records_that_a_chapter_asks_for_by_recipe_are_its_data(asked, tiny):
+    chapter = tiny.chapter("part/01-one", f"def recorded(*_): ...\n{asked}")
+    other = tiny.chapter("part/02-two", "x = 'a-table'")
     tiny.write("book/results/a-table/SGD-seed0.json", "{}")
     tiny.write("book/results/a-table-search/SGD-seed0.json", "{}")
     assert [*inputs(chapter)["data"]] == ["a-table/SGD-seed0.json"]
+    assert inputs(other)["data"] == {}
 
 
 def test_a_pattern_stands_for_the_records_of_all_runs(tiny):
@@ -65,8 +76,9 @@ def test_a_pattern_stands_for_the_records_of_all_runs(tiny):
     ]
 
 
-def test_only_the_rules_of_claims_that_a_chapter_reports_concern_it(tiny):
-    chapter = tiny.chapter("part/01-one", 'claim("B.2-sharpness").check(0)')
+@pytest.mark.parametrize("id_", ['"B.2-sharpness"', 'f"B.{2}-sharpness"'])
+def test_only_the_rules_of_claims_that_a_chapter_reports_concern_it(id_, tiny):
+    chapter = tiny.chapter("part/01-one", f"claim({id_}).check(0)")
     other = tiny.chapter("part/02-two", "x = 1")
     before, before_other = inputs(chapter), inputs(other)
     claims = tiny.root / "book" / "claims.yml"

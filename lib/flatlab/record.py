@@ -142,7 +142,7 @@ def peak_megabytes(place: Place) -> float:
     """Of the device's memory in this run, or of this process in all its runs."""
     if torch.device(place.device).type == "cuda":
         return torch.cuda.max_memory_allocated(place.device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # KiB on Linux
 
 
 def columns(curve: list[Record]) -> dict[str, list[float | None]]:

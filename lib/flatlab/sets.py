@@ -93,7 +93,7 @@ class Kind:
 
 
 def _digits(kind: Kind) -> Kind:
-    """The same without mirrors: a mirrored digit is none."""
+    """The same without mirrors: most digits, mirrored, are none."""
     augmentations = ("standard", "weak", "strong", "view")
     kept: dict[str, Any] = {
         a: tuple(op for op in getattr(kind, a) if op is not flip) for a in augmentations

@@ -157,8 +157,10 @@ class _Categorical(Divergence):
 
     def _score(self, f: Tensor, generator: Generator) -> Tensor:
         p = f.softmax(-1)
-        # As torch.multinomial draws, which would stop at a NaN, and on a GPU wait for the answer.
-        race = p / torch.empty_like(p).exponential_(generator=generator)
+        # A race of exponential times, as in torch.multinomial, which would stop at a NaN, and on a
+        # GPU wait for the answer. Their logarithm is taken here: exponential_ is another number in
+        # another version of torch, uniform_ is not.
+        race = p / -torch.empty_like(p).uniform_(generator=generator).log()
         return torch.zeros_like(p).scatter_(-1, race.argmax(-1, keepdim=True), 1.0) - p
 
 

@@ -40,8 +40,9 @@ def iams(case: Case, generator: torch.Generator, steps: int = 1) -> Tensor:
 def by_score(case: Case, generator: torch.Generator) -> Tensor:
     """SAM, had the network drawn the labels itself."""
     p = case().detach().softmax(1)
-    race = p.double() / torch.empty_like(p).double().exponential_(generator=generator)
-    drawn = Case("drawn", case.model, case.inputs, race.argmax(1))
+    u = torch.rand(p.shape, dtype=torch.double, generator=generator)
+    gumbel = -(-u.log()).log()
+    drawn = Case("drawn", case.model, case.inputs, (p.log() + gumbel).argmax(1))
     g = loss_gradient(drawn, theta_of(case))
     return loss_gradient(case, theta_of(case) - RHO * g / g.norm())
 

@@ -24,7 +24,9 @@ FORK = os.environ.get("GITHUB_REPOSITORY", "fork/book")
 SAID = {"github.event.before": "HEAD~1", "github.server_url": "https://github.com"}
 SAID |= {"github.repository": FORK, "github.run_id": "1", "github.token": "none"}
 SAID |= {"matrix.versions": "pinned"}
-INSTALLS = re.compile(r"pip install .*-e |-m venv|apt-get install|constraints\.txt$|\$\{\{ matrix")
+INSTALLS = re.compile(
+    r"pip install .*(-e |pip-audit)|-m venv|apt-get install|constraints\.txt$|\$\{\{ matrix"
+)
 COVERED = re.compile(r"\.ci/run$|pytest -q tests/flatmin|make pdf")
 
 

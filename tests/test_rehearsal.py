@@ -25,10 +25,11 @@ def pushed(folder, branch):
     return git(bare, "rev-parse", f"{branch}~1"), changed
 
 
-def test_no_step_makes_the_borrowed_environment_anew_or_installs_a_lock_into_it():
+def test_no_step_makes_the_borrowed_environment_anew_or_installs_a_lock_or_the_audit_into_it():
     steps = [step.get("run", "") for _, job in jobs().values() for step in job["steps"]]
-    made = [run for run in steps if "-m venv" in run or "pip install -q --require" in run]
-    assert made
+    adds = "-m venv", "pip install -q --require", "pip install -q pip-audit"
+    made = [run for run in steps if any(word in run for word in adds)]
+    assert len(made) > 1
     assert all(map(INSTALLS.search, made))
 
 

@@ -61,7 +61,8 @@ class InconsistencyPenalty:
 
     Raises:
         ValueError: an argument out of range, no trainable parameter; when called, an empty batch,
-            or outputs of a shape that the divergence is not defined for.
+            outputs of a shape that the divergence is not defined for, or logits without their graph
+            where gradients are enabled.
         NotImplementedError: parameters sharded over processes.
 
     Example:
@@ -101,7 +102,7 @@ class InconsistencyPenalty:
         Args:
             inputs: one batch, labels not needed: it may hold unlabelled examples.
             logits: f(x, θ) of these inputs with its graph, or what the model returned with it;
-                computed here if left out.
+                computed here if left out. In ``torch.no_grad`` no graph is needed.
 
         Returns:
             A scalar, at least in float32; like a loss, NaN if outputs are not finite.
@@ -118,6 +119,12 @@ class InconsistencyPenalty:
                 f = function(batch)
         else:
             f, last = function.select(logits, batch), same_randomness(params)
+            # Without it the gradient through f(x, θ) would be missing, in silence.
+            require(
+                f.requires_grad or not torch.is_grad_enabled(),
+                "logits must come with their graph where gradients are enabled: give those that the"
+                " loss is computed from, not detached, or leave them out",
+            )
         n = divergence.count(f)
         delta = noise(params, self.sigma, self.generator)
         for step in range(self.steps + 1):

@@ -96,6 +96,22 @@ def test_penalty_draws_one_mask_from_the_global_state():
     assert torch.equal(torch.get_rng_state(), after_one_pass)
 
 
+def test_logits_without_their_graph_are_refused_where_a_gradient_is_wanted():
+    """The gradient through f(x, θ) would be missing, and nobody would see it."""
+    case = build("mlp")
+    penalty = InconsistencyPenalty(case.model, rho=0.1)
+    noise = penalty.generator.get_state()
+    with torch.no_grad():
+        logits = case()
+    for cut in (logits, case().detach()):
+        with pytest.raises(ValueError, match="logits must come with their graph"):
+            penalty(case.inputs, cut)
+    assert torch.equal(penalty.generator.get_state(), noise)
+    with torch.no_grad():
+        value = penalty(case.inputs, logits)
+    assert value == InconsistencyPenalty(case.model, rho=0.1)(case.inputs, case())
+
+
 def test_penalty_with_given_logits_consumes_no_randomness():
     case = build("dropout")
     logits = case()

@@ -127,12 +127,21 @@ def case(name, call, *words, error=ValueError):
 
 
 POSITIVE = [0.0, -1.0, NAN, INF]
+STRANGE = ["0.1", None, [0.1], 1j, True, 10**400, torch.ones(2), np.ones(2), np.complex64(1)]
+NO_COUNT = [0, -1, 1.5, "3", None, NAN, True, torch.ones(2)]
 CASES = [
     # Measuring
-    *(case("rho", measured(rho=v), "positive and finite", str(v)) for v in POSITIVE),
-    *(case("sigma", measured(sigma=v), "positive and finite", str(v)) for v in POSITIVE),
-    *(case("steps", measured(steps=v), "integer >= 1", str(v)) for v in (0, -1, 1.5, "3", NAN)),
-    *(case("restarts", measured(restarts=v), "integer >= 1", str(v)) for v in (0, 2.0, "1")),
+    *(
+        case(name, measured(**{name: v}), "positive and finite, got", repr(v)[:9])
+        for name in ("rho", "sigma")
+        for v in (*POSITIVE, *STRANGE)
+        if name == "rho" or v is not None
+    ),
+    *(
+        case(name, measured(**{name: v}), "integer >= 1, got", repr(v))
+        for name in ("steps", "restarts")
+        for v in NO_COUNT
+    ),
     *(case("divergence", measured(divergence=v), "one of", repr(v)) for v in ("kl", "", None, [])),
     case("params", measured(params=[]), "trainable parameters of the model", "got 0"),
     case("params", measured(params=[nn.Parameter(X)]), "of the model", "of which 1 are not"),
@@ -149,8 +158,11 @@ CASES = [
     case("delta", lambda net: outputs_at(net, X, torch.zeros(53, 1)), "(53,)", "(53, 1)"),
     # The penalty
     *(case("rho", penalized(rho=v), "positive and finite", f"{v}") for v in POSITIVE),
-    *(case("beta", penalized(beta=v), "non-negative and finite", f"{v}") for v in (-1, NAN, INF)),
-    case("steps", penalized(steps=0), "integer >= 1", "0"),
+    *(
+        case("beta", penalized(beta=v), "non-negative and finite, got", repr(v)[:9])
+        for v in (-1, NAN, INF, *STRANGE)
+    ),
+    *(case("steps", penalized(steps=v), "integer >= 1", repr(v)) for v in NO_COUNT),
     case("sigma", penalized(sigma=0.0), "positive and finite", "0.0"),
     case("divergence", penalized(divergence="kl"), "one of", "'kl'"),
     case(
@@ -163,10 +175,10 @@ CASES = [
     *(
         case("rho", made(kind, rho=v), "positive and finite", f"{v}")
         for kind in (SAM, IAMS, IAMD)
-        for v in (0.0, -1.0, NAN, INF)
+        for v in (*POSITIVE, "x", None, True)
     ),
-    *(case("beta", made(IAMD, beta=v), "non-negative and finite", f"{v}") for v in (-1, NAN)),
-    *(case("steps", made(IAMS, steps=v), "integer >= 1", f"{v}") for v in (0, 1.5)),
+    *(case("beta", made(IAMD, beta=v), "non-negative", f"{v}") for v in (-1, NAN, "x", None)),
+    *(case("steps", made(IAMS, steps=v), "integer >= 1", repr(v)) for v in NO_COUNT),
     case("steps", made(IAMS, steps=2, direction="random"), "must be 1", "2"),
     case("sigma", made(IAMS, sigma=-1.0), "positive and finite", "-1.0"),
     case("divergence", made(IAMS, divergence="js"), "one of", "'js'"),
@@ -214,13 +226,20 @@ CASES = [
     case("module", made(SAM, module=nn.Linear(2, 2)), "hold all parameters", "missing"),
     case("sync", made(SAM, sync=True), "process group"),
     # Curvature
-    case("k", lambda net: top_fisher_eigenpairs(net, X, 0), "from 1 to", "0"),
-    case("k", lambda net: top_fisher_eigenpairs(net, X, 1.5), "from 1 to", "1.5"),
-    case("k", lambda net: top_fisher_eigenpairs(net, X, 99), "from 1 to m - 1 = 52", "99"),
-    case("tol", lambda net: top_fisher_eigenpairs(net, X, tol=0.0), "between 0 and 1", "0.0"),
-    case("tol", lambda net: top_fisher_eigenpairs(net, X, tol=NAN), "between 0 and 1", "nan"),
-    case("probes", lambda net: fisher_trace(net, X, probes=1), "at least 2", "1"),
-    case("probes", lambda net: fisher_trace(net, X, probes=2.5), "at least 2", "2.5"),
+    *(
+        case(
+            "k", lambda net, k=v: top_fisher_eigenpairs(net, X, k), "from 1 to m - 1 = 52", repr(v)
+        )
+        for v in (*NO_COUNT, 99)
+    ),
+    *(
+        case("tol", lambda net, t=v: top_fisher_eigenpairs(net, X, tol=t), "between 0 and 1", w)
+        for v, w in [(0.0, "0.0"), (1, "1"), (NAN, "nan"), ("x", "'x'"), (None, "None"), (1j, "1j")]
+    ),
+    *(
+        case("probes", lambda net, n=v: fisher_trace(net, X, probes=n), "at least 2", repr(v))
+        for v in (1, *NO_COUNT)
+    ),
     case("divergence", lambda net: fisher_trace(net, X, divergence="x"), "one of", "'x'"),
     case("k", lambda net: top_hessian_eigenpairs(net, CE, X, Y, 0), "from 1 to", "0"),
     case("probes", lambda net: hessian_trace(net, CE, X, Y, probes=0), "at least 2", "0"),
@@ -327,6 +346,22 @@ def test_a_bad_argument_is_named_with_what_is_allowed_before_anything_changes(
     said = str(caught.value)
     for word in words:
         assert word in said, said
+
+
+@pytest.mark.parametrize("two", [2, np.int64(2), torch.tensor(2)])
+@pytest.mark.parametrize("kind", [float, np.float32, np.float64, torch.tensor])
+def test_numbers_of_other_libraries_are_numbers(two, kind):
+    net, half = nn.Linear(4, 3), kind(0.5)
+    expected = local_inconsistency(net, X, rho=0.5, sigma=0.5, steps=2, restarts=2)
+    found = local_inconsistency(net, X, rho=half, sigma=half, steps=two, restarts=two)
+    assert found.value == expected.value
+    values = [
+        InconsistencyPenalty(net, rho=r, beta=r, sigma=r, steps=k, divergence="bernoulli")(X)
+        for r, k in ((half, two), (0.5, 2))
+    ]
+    assert values[0] == values[1]
+    assert top_hessian_eigenpairs(net, CE, X, Y, two).converged
+    assert fisher_trace(net, X, probes=two) == fisher_trace(net, X, probes=2)
 
 
 def test_there_are_enough_cases():

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from flatmin._check import require
+from flatmin._check import check_count
 from flatmin._function import (
     Batch,
     Function,
@@ -132,10 +132,7 @@ def local_inconsistency(
         >>> [round(abs(d), 4) for d in S.delta.tolist()]
         [0.2, 0.0]
     """
-    require(
-        isinstance(restarts, int) and restarts >= 1,
-        f"restarts must be an integer >= 1, got {restarts}",
-    )
+    check_count("restarts", restarts)
     fisher = FisherOperator(
         model,
         inputs,

@@ -44,8 +44,7 @@ class InconsistencyPenalty:
     rank climbs on its own examples.
 
     Attributes:
-        rho: ρ, may be changed between steps.
-        beta: β, may be changed between steps.
+        rho, beta, steps, sigma: ρ, β, K and σ, may be changed between steps.
 
     Args:
         model: the network f(·, θ), in the mode that training puts it in.
@@ -88,11 +87,9 @@ class InconsistencyPenalty:
         outputs: Outputs | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        check_rho(rho)
-        check_beta(beta)
-        check_climb(steps, sigma)
         self.model, self.rho, self.beta = model, rho, beta
         self.steps, self.sigma = steps, sigma
+        self._check()
         self._divergence, self._outputs = divergence_named(divergence), outputs
         self.generator = generator or new_generator(Function(model).params)
 
@@ -107,8 +104,7 @@ class InconsistencyPenalty:
         Returns:
             A scalar, at least in float32; like a loss, NaN if outputs are not finite.
         """
-        check_rho(self.rho)
-        check_beta(self.beta)
+        self._check()
         function, divergence = Function(self.model, outputs=self._outputs), self._divergence
         params = function.params
         batch = on_device(inputs, params[0].device)
@@ -141,6 +137,11 @@ class InconsistencyPenalty:
                 torch._foreach_mul_(delta, self.rho)
         total: Tensor = KnownGradient.apply(divergence.total(f, moved), gradient, *params)
         return self.beta * (total / n).to(torch.promote_types(f.dtype, torch.float32))
+
+    def _check(self) -> None:
+        check_rho(self.rho)
+        check_beta(self.beta)
+        check_climb(self.steps, self.sigma)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the noise, for a checkpoint; ρ and β are the loop's own."""

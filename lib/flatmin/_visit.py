@@ -34,7 +34,7 @@ def targets(groups: Iterable[dict[str, Any]]) -> tuple[list[Tensor], list[float]
     """The parameters that move, and the radius of each.
 
     Raises:
-        ValueError: a radius out of range, or nothing to move.
+        ValueError: a radius out of range, nothing to move, or a parameter twice.
         NotImplementedError: parameters of FullyShardedDataParallel.
     """
     groups = [*groups]
@@ -43,7 +43,9 @@ def targets(groups: Iterable[dict[str, Any]]) -> tuple[list[Tensor], list[float]
         check_not_flattened(group["params"])
     pairs = [(p, g["rho"]) for g in groups for p in g["params"] if p.requires_grad]
     require(bool(pairs), "params holds no trainable parameter")
-    return [p for p, _ in pairs], [rho for _, rho in pairs]
+    params = [p for p, _ in pairs]
+    require(len({*map(id, params)}) == len(params), "params must hold each parameter once")
+    return params, [rho for _, rho in pairs]
 
 
 class Visit:

@@ -96,7 +96,8 @@ class SAM(Climber):
         **base_kwargs: passed to the base optimizer.
 
     Raises:
-        ValueError: ρ out of range, nothing to train, or ``params`` without some of ``module``'s.
+        ValueError: ρ out of range, nothing to train, a parameter twice, ``params`` without some of
+            ``module``'s, or a base optimizer of other parameters or one that needs a closure.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([3.0]))

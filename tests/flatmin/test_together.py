@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import Case, build
 from optimizers import RHO, closure_of, theta_of
-from torch.optim import SGD, Adadelta, Adam
+from torch.optim import LBFGS, SGD, Adadelta, Adam
 
 from flatmin.optim import IAMS, Climber
 
@@ -51,13 +51,16 @@ def _refused_bases(case: Case):
     params = [*case.model.parameters()]
     yield [], {}, ValueError, "at least one optimizer"
     yield [SGD(params, lr=1)], {"lr": 1}, ValueError, r"got also \['lr'\]"
-    yield [SGD(params[:2], lr=1)], {}, ValueError, "all parameters of the ready optimizers"
+    yield [SGD(params[:2], lr=1)], {}, ValueError, "must hold the same parameters"
     yield [SGD(params, lr=1), SGD(params[2:], lr=1)], {}, ValueError, "more than one"
     yield [SGD], {"lr": 1}, TypeError, "must list ready optimizers"
     yield Adadelta, {}, ValueError, r"Adadelta has settings of its own named \['rho'\]"
+    yield lambda _: SGD(params[:2], lr=1), {}, ValueError, "must hold the same parameters"
+    yield LBFGS, {}, ValueError, "must step without a closure, which LBFGS does not"
+    yield [LBFGS(params)], {}, ValueError, "must step without a closure, which LBFGS does not"
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(9))
 def test_bases_that_do_not_fit_are_refused(number):
     case = build("mlp")
     base, arguments, error, message = [*_refused_bases(case)][number]

@@ -92,11 +92,19 @@ def _is_reentrant(outputs: Tensor) -> bool:
     return False
 
 
-def unit(tensors: list[Tensor]) -> list[Tensor]:
-    """Scale the tensors in place to joint norm 1; to 0 if their norm is 0 or not finite."""
+def unit(tensors: list[Tensor]) -> Tensor:
+    """Scale the tensors in place to joint norm 1, to 0 if the norm they had is 0 or not finite.
+
+    Returns that norm.
+    """
     norm = clear_unless_finite(tensors)
     torch._foreach_div_(here(tensors), torch.where(norm > 0, norm, 1.0))
-    return tensors
+    return norm
+
+
+def points(norm: Tensor) -> Tensor:
+    """Whether a vector of that norm has a direction: a norm that is finite, and not 0."""
+    return norm.isfinite() & (norm > 0)
 
 
 def clear_unless_finite(tensors: list[Tensor]) -> Tensor:

@@ -12,13 +12,14 @@ from torch import Generator, Tensor, nn
 from flatmin._check import check_not_flattened, check_rho, require
 from flatmin._function import same_randomness, steady_attention
 from flatmin._tangent import (
-    clear_unless_finite,
     gradient,
     here,
     noise,
     over_ranks,
+    points,
     pullback,
     sharded_noise,
+    unit,
 )
 from flatmin.directions import Tangent
 from flatmin.divergences import Divergence
@@ -197,9 +198,7 @@ class Visit:
         """δ = ρ g/‖g‖, in place; each parameter's part by its own ρ."""
         if self._sync and not self._sharded:  # of shards, gradients are the mean of all ranks
             gradient = over_ranks(gradient)
-        norm = clear_unless_finite(gradient)
-        self.stayed = ~(norm.isfinite() & (norm > 0))
-        torch._foreach_div_(here(gradient), torch.where(self.stayed, 1.0, norm))
+        self.stayed = ~points(unit(gradient))
         torch._foreach_mul_(here(gradient), self._radii)
         return gradient
 

@@ -133,8 +133,9 @@ class InconsistencyPenalty:
                     gradient = pullback(outputs, weights, divergence.slope(f.detach(), moved))
                 del outputs
             if step < self.steps:
-                delta = unit(gradient)
-                torch._foreach_mul_(delta, self.rho)
+                unit(gradient)
+                torch._foreach_mul_(gradient, self.rho)
+                delta = gradient
         total: Tensor = KnownGradient.apply(divergence.total(f, moved), gradient, *params)
         return self.beta * (total / n).to(torch.promote_types(f.dtype, torch.float32))
 

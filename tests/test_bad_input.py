@@ -272,6 +272,22 @@ CASES = [
     case("depths", modes(depths=[2, 0]), "at least 1", "0"),
     case("depths", modes(depths=[2, 1.5]), "whole numbers", "1.5"),
     case("depths", modes(depths=["a", "b"]), "whole numbers", "'a'"),
+    *(
+        case("depths", lambda _, d=v: theory.single_path_sharpness(d, 1.0), "below 2**63", str(v))
+        for v in (INF, NAN, 1e300, 2**63, 10**30, 3j, None, True)
+    ),
+    case("depths", lambda _: theory.flattest_split([INF, 3], 1.0), "below 2**63", "[inf, 3]"),
+    *(
+        case("target", lambda _, t=v: theory.single_path_sharpness(2, t), "real numbers, got", w)
+        for v, w in [
+            ("x", "'x'"),
+            ("1.0", "'1.0'"),
+            (1j, "1j"),
+            (10**400, "1000"),
+            ([[1], [1, 2]], "[[1], [1, 2]]"),
+        ]
+    ),
+    case("strengths", lambda _: theory.mode_sharpness([2, 2], [1j, 1]), "real numbers", "[1j, 1]"),
     case("init", modes(init=[0.1]), "one entry per pathway", "(1,)"),
     case("steps", modes(steps=-1), "steps >= 0", "-1"),
     case("record_every", modes(record_every=0), ">= 1", "0"),

@@ -29,6 +29,8 @@ from flatmin.curvature import (
     top_hessian_eigenpairs,
 )
 from flatmin.divergences import divergence_named
+from flatmin.fisher import FisherOperator
+from flatmin.hessian import HessianOperator
 from flatmin.inconsistency import local_inconsistency, outputs_at, worst_case_perturbation
 from flatmin.optim import IAMD, IAMS, SAM
 from flatmin.pathways import theory
@@ -156,6 +158,28 @@ CASES = [
     case("steps", lambda net: worst_case_perturbation(net, X, rho=1, steps=0), ">= 1", "got 0"),
     case("delta", lambda net: outputs_at(net, X, torch.zeros(3)), "must be (53,)", "(3,)"),
     case("delta", lambda net: outputs_at(net, X, torch.zeros(53, 1)), "(53,)", "(53, 1)"),
+    *(
+        case("outputs", call, "must be real", "torch.complex64")
+        for call in (
+            measured(outputs=lambda r, b: r * 1j),
+            measured(outputs=lambda r, b: r * 1j, sigma=1.0),
+            measured(outputs=lambda r, b: r * 1j, divergence="gaussian"),
+            measured(outputs=lambda r, b: r * 1j, divergence="bernoulli"),
+            lambda net: InconsistencyPenalty(net, rho=0.1)(X, net[2].weight * 1j),
+            lambda net: made(IAMS)(net).step(lambda: (X.sum(), net[2].weight * 1j)),
+        )
+    ),
+    *(
+        case(name, call, "must be real", "torch.complex64")
+        for name, call in (
+            ("vector", lambda net: FisherOperator(net, X) @ (torch.ones(53) * 1j)),
+            ("vector", lambda net: FisherOperator(net, X).quadratic(torch.ones(53) * 1j)),
+            ("vector", lambda net: HessianOperator(net, CE, X, Y) @ (torch.ones(53) * 1j)),
+            ("vector", lambda net: HessianOperator(net, CE, X, Y).quadratic(torch.ones(53) * 1j)),
+            ("delta", lambda net: outputs_at(net, X, torch.ones(53) * 1j)),
+            ("logits", lambda _: disagreement(torch.ones(2, 3, 4) * 1j)),
+        )
+    ),
     # The penalty
     *(case("rho", penalized(rho=v), "positive and finite", f"{v}") for v in POSITIVE),
     *(
@@ -378,6 +402,22 @@ def test_numbers_of_other_libraries_are_numbers(two, kind):
     assert values[0] == values[1]
     assert top_hessian_eigenpairs(net, CE, X, Y, two).converged
     assert fisher_trace(net, X, probes=two) == fisher_trace(net, X, probes=2)
+
+
+def test_a_complex_model_with_real_outputs_is_measured():
+    class Modulus(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(3, 4) * (1 + 1j))
+
+        def forward(self, x):
+            return (x.to(self.weight.dtype) @ self.weight.T).abs()
+
+    found = local_inconsistency(Modulus(), X, rho=0.1)
+    assert found.value > 0
+    assert found.delta.dtype == torch.complex64
+    assert outputs_at(Modulus(), X, found.delta).shape == (8, 3)
+    assert (FisherOperator(Modulus(), X) @ found.delta).isfinite().all()
 
 
 def test_there_are_enough_cases():

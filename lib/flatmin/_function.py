@@ -161,6 +161,8 @@ class Function:
         """A vector (m,) in the shapes of the parameters, on their device."""
         shape = (*vector.shape,)
         require(shape == (self.size,), f"{name} must be ({self.size},), got {shape}")
+        fits = not vector.is_complex() or any(p.is_complex() for p in self.params)
+        require(fits, f"{name} must be real, as the parameters are, got {vector.dtype}")
         vector = on_device(vector, self.params[0].device)
         pieces = vector.split_with_sizes([p.numel() for p in self.params])
         return [v.view_as(p) for v, p in zip(pieces, self.params, strict=True)]

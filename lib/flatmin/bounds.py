@@ -115,7 +115,7 @@ def disagreement(logits: Tensor) -> float:
         The mean over all ordered pairs and examples, in nats.
 
     Raises:
-        ValueError: logits that are not (r ≥ 2, n, C).
+        ValueError: logits that are not (r ≥ 2, n, C), or not real.
 
     Example:
         >>> import torch
@@ -124,6 +124,7 @@ def disagreement(logits: Tensor) -> float:
     """
     shape = tuple(logits.shape)
     _require(len(shape) == 3 and shape[0] >= 2, f"logits must be (r >= 2, n, C), got {shape}")
+    _require(not logits.is_complex(), f"logits must be real, got {logits.dtype}")
     log_f = logits.detach().double().log_softmax(2)
     # The sum of f_i (log f_i − log f_j) over all j needs only the mean of log f_j.
     divergence = log_f.exp() * (log_f - log_f.mean(0))

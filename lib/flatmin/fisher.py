@@ -51,8 +51,9 @@ class FisherOperator:
 
     Raises:
         ValueError: no trainable parameter, an unknown divergence, inputs that can be read once
-            only, ``sync`` without a process group; on multiplying also for an empty batch, or
-            outputs of a wrong shape.
+            only, ``sync`` without a process group; on multiplying also for an empty batch, outputs
+            that are complex or of a wrong shape, or a vector that is complex where no parameter is
+            or not (m,).
 
     Examples:
         >>> model = nn.Linear(2, 1, bias=False)

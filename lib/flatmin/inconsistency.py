@@ -123,8 +123,8 @@ def local_inconsistency(
 
     Raises:
         ValueError: an argument out of range, no trainable parameter, an empty batch, outputs of a
-            shape that the divergence is not defined for, a stream that can be read only once, or
-            ``sync`` without a process group.
+            shape that the divergence is not defined for, or complex, a stream that can be read only
+            once, or ``sync`` without a process group.
         TypeError: no tensor among the model's outputs.
         NotImplementedError: parameters sharded over processes.
 
@@ -287,7 +287,7 @@ def outputs_at(
         The outputs (n, ...), differentiable in δ and θ (but not through checkpointed layers).
 
     Raises:
-        ValueError: δ is not (m,).
+        ValueError: δ is not (m,), or complex where no parameter is.
 
     Example:
         >>> model, x = torch.nn.Linear(2, 1, bias=False), torch.eye(2)

@@ -37,6 +37,7 @@ from flatmin.pathways import theory
 from flatmin.penalty import InconsistencyPenalty
 
 X, Y = torch.linspace(-1, 1, 32).reshape(8, 4), torch.arange(8) % 3
+TOKENS = torch.tensor([[0, 1], [1, 2]])
 CE = nn.functional.cross_entropy
 NAN, INF = math.nan, math.inf
 
@@ -93,8 +94,7 @@ def flow(**change):
 
 
 def bound(**change):
-    given = {"parameters": 9, "examples": 10, "rho": 0.1, "norm": 1.0}
-    return lambda _: generalization_bound(0.1, 0.1, **{**given, **change})
+    return lambda _: generalization_bound(0.1, 0.1, **{**GIVEN, **change})
 
 
 def spread(**change):
@@ -114,6 +114,11 @@ def ensemble(**change):
     return train
 
 
+def embedding():
+    """Three tokens, whose gradients are sparse."""
+    return nn.EmbeddingBag.from_pretrained(torch.eye(3), freeze=False, sparse=True)
+
+
 def wrong_logits(shape):
     """A model of one parameter whose outputs have a shape."""
 
@@ -130,6 +135,7 @@ def case(name, call, *words, error=ValueError):
 
 POSITIVE = [0.0, -1.0, NAN, INF]
 STRANGE = ["0.1", None, [0.1], 1j, True, 10**400, torch.ones(2), np.ones(2), np.complex64(1)]
+GIVEN = {"parameters": 9, "examples": 10, "rho": 0.1, "norm": 1.0}
 NO_COUNT = [0, -1, 1.5, "3", None, NAN, True, torch.ones(2)]
 CASES = [
     # Measuring
@@ -178,6 +184,45 @@ CASES = [
             ("vector", lambda net: HessianOperator(net, CE, X, Y).quadratic(torch.ones(53) * 1j)),
             ("delta", lambda net: outputs_at(net, X, torch.ones(53) * 1j)),
             ("logits", lambda _: disagreement(torch.ones(2, 3, 4) * 1j)),
+        )
+    ),
+    *(
+        case("vector", call, "must be a tensor (m,), got", repr(v), error=TypeError)
+        for v in (5, [1.0], np.ones(2))
+        for call in (
+            lambda net, v=v: FisherOperator(net, X) @ v,
+            lambda net, v=v: FisherOperator(net, X).quadratic(v),
+            lambda net, v=v: HessianOperator(net, CE, X, Y) @ v,
+            lambda net, v=v: HessianOperator(net, CE, X, Y).quadratic(v),
+        )
+    ),
+    *(
+        case("generator", call, "torch.Generator", "got 5", error=TypeError)
+        for call in (
+            measured(generator=5),
+            lambda net: worst_case_perturbation(net, X, rho=0.1, generator=5),
+            penalized(generator=5),
+            made(IAMS, generator=5),
+            lambda net: top_fisher_eigenpairs(net, X, generator=5),
+            lambda net: fisher_trace(net, X, generator=5),
+        )
+    ),
+    case("generator", measured(generator=0), "torch.Generator", "got 0", error=TypeError),
+    *(
+        case("sparse", lambda _, call=call: call(embedding()), "sparse=False")
+        for call in (
+            lambda net: local_inconsistency(net, TOKENS, rho=0.1, sigma=1.0),
+            lambda net: InconsistencyPenalty(net, rho=0.1)(TOKENS),
+            lambda net: made(SAM)(net).step(lambda: net(TOKENS).sum()),
+            lambda net: made(IAMD)(net).step(lambda: (net(TOKENS).sum(), net(TOKENS))),
+        )
+    ),
+    *(
+        case("params", lambda _, call=call: call(nn.Linear(0, 3, bias=False)), "no number")
+        for call in (
+            lambda net: local_inconsistency(net, X[:, :0], rho=0.1),
+            lambda net: InconsistencyPenalty(net, rho=0.1)(X[:, :0]),
+            lambda net: made(IAMS)(net).step(lambda: (net(X[:, :0]).sum(), net(X[:, :0]))),
         )
     ),
     # The penalty
@@ -248,6 +293,12 @@ CASES = [
         error=TypeError,
     ),
     case("module", made(SAM, module=nn.Linear(2, 2)), "hold all parameters", "missing"),
+    case("module", made(SAM, module=3), "torch.nn.Module", "got 3", error=TypeError),
+    case("module", lambda net: made(SAM)(net).attach(3), "torch.nn.Module", error=TypeError),
+    *(
+        case("state_dict", lambda net, v=v: made(SAM)(net).load_state_dict(v), "'param_groups'", w)
+        for v, w in [({}, "got []"), ({"state": {}}, "got ['state']")]
+    ),
     case("sync", made(SAM, sync=True), "process group"),
     # Curvature
     *(
@@ -284,11 +335,41 @@ CASES = [
     case("rho", bound(rho=0.0), "positive and finite", "0.0"),
     case("parameters", bound(parameters=0), ">= 1", "0"),
     case("examples", bound(examples=1), ">= 2", "1"),
-    case("norm", bound(norm=-1.0), "finite and >= 0", "-1.0"),
-    case("norm", bound(norm=NAN), "finite and >= 0", "nan"),
-    case("xi", bound(xi=1.0), "between 0 and 1", "1.0"),
+    *(
+        case(name, bound(**{name: v}), allowed, repr(v)[:9])
+        for name, allowed in [
+            ("norm", "finite and >= 0"),
+            ("residual_norm", "finite and >= 0"),
+            ("parameters", "finite and >= 1"),
+            ("examples", "finite and >= 2"),
+            ("rho", "positive and finite"),
+            ("xi", "between 0 and 1"),
+        ]
+        for v in (-1.0, NAN, INF, *STRANGE)
+    ),
+    *(
+        case("norm / rho", bound(norm=n, rho=r), "finite squares", str(n), str(r))
+        for n, r in [(1e200, 0.1), (1.0, 1e-200), (1e100, 1e-100), (0.0, 1e200)]
+    ),
+    *(
+        case(name, lambda _, a=args: generalization_bound(*a, **GIVEN), ">= 0", repr(v))
+        for v in ("x", None)
+        for name, args in [("loss", (v, 0.1)), ("inconsistency", (0.1, v))]
+    ),
+    *(
+        case("disagreement", lambda _, v=v: inconsistency_range(v, parameters=9), ">= 0", repr(v))
+        for v in (-1.0, NAN, INF, "x", None)
+    ),
+    *(case("parameters", spread(parameters=v), ">= 1", repr(v)) for v in (0, INF, "x", None, True)),
+    *(case("dominant", spread(dominant=v), "from 1 to 9", repr(v)) for v in (0, "x", 1j)),
+    *(
+        case("spread", spread(spread=v), "0 < low <= high", repr(v))
+        for v in ((0, 1), (1, INF), ("x", "y"), (1, None))
+    ),
     case("logits", lambda _: disagreement(torch.zeros(1, 2, 3)), "r >= 2", "(1, 2, 3)"),
     case("logits", lambda _: disagreement(torch.zeros(2, 3)), "(r >= 2, n, C)", "(2, 3)"),
+    case("logits", lambda _: disagreement(torch.zeros(2, 0, 3)), "not be empty", "(2, 0, 3)"),
+    case("logits", lambda _: disagreement(torch.zeros(2, 3, 0)), "not be empty", "(2, 3, 0)"),
     case("dominant", spread(dominant=10), "from 1 to 9", "10"),
     case("spread", spread(spread=(2.0, 0.5)), "0 < low <= high", "(2.0, 0.5)"),
     # Pathways

@@ -159,6 +159,8 @@ class Function:
 
     def split(self, vector: Tensor, name: str = "vector") -> list[Tensor]:
         """A vector (m,) in the shapes of the parameters, on their device."""
+        if not isinstance(vector, Tensor):
+            raise TypeError(f"{name} must be a tensor (m,), got {vector!r:.80}")
         shape = (*vector.shape,)
         require(shape == (self.size,), f"{name} must be ({self.size},), got {shape}")
         fits = not vector.is_complex() or any(p.is_complex() for p in self.params)

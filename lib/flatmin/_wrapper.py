@@ -122,6 +122,9 @@ class Wrapper(Optimizer):
         Raises:
             ValueError: other groups, or a setting out of range; then nothing has changed.
         """
+        held = [*state_dict]
+        known = {"state", "param_groups"} <= {*held}
+        require(known, f"state_dict must hold 'state' and 'param_groups', got {held}")
         super().load_state_dict(state_dict)  # runs the hooks, ends in __setstate__
 
     def __setstate__(self, state: dict[str, Any]) -> None:

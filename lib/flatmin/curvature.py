@@ -30,7 +30,7 @@ from torch import Generator, Tensor, nn
 
 from flatmin._check import real, require, whole
 from flatmin._function import Outputs, Progress
-from flatmin._tangent import new_generator
+from flatmin._tangent import generator_of
 from flatmin.divergences import DivergenceName
 from flatmin.fisher import FisherOperator
 from flatmin.hessian import HessianOperator
@@ -129,7 +129,7 @@ def top_eigenpairs(
             raise FloatingPointError("the product of the matrix with a vector is not finite")
         return out
 
-    generator = generator or new_generator([like])
+    generator = generator_of([like], generator)
     start = torch.randn(m, generator=generator, device=like.device).cpu().double().numpy()
     matrix = LinearOperator((m, m), matvec, dtype=np.float64)
     # The few eigenvalues wanted stand out: a small Krylov space finds them in the fewest products.
@@ -173,7 +173,7 @@ def trace(
     """
     require(whole(probes) >= 2, f"probes must be an integer, at least 2, not {probes!r:.80}")
     like = operator.like
-    generator = generator or new_generator([like])
+    generator = generator_of([like], generator)
     forms = []
     for _ in range(probes):
         heads = torch.randint(2, (operator.size,), generator=generator, device=like.device)

@@ -38,7 +38,7 @@ from flatmin._function import (
     steady_attention,
 )
 from flatmin._objective import Objective
-from flatmin._tangent import new_generator
+from flatmin._tangent import generator_of
 from flatmin.divergences import DivergenceName
 from flatmin.fisher import FisherOperator
 
@@ -149,7 +149,7 @@ def local_inconsistency(
         sync=sync,
     )
     objective = Objective(
-        fisher, rho, steps, sigma, generator or new_generator(fisher.function.params)
+        fisher, rho, steps, sigma, generator_of(fisher.function.params, generator)
     )
     deltas, history, lengths = [], [], []
     with fisher.function.measured(training):
@@ -259,7 +259,7 @@ def worst_case_perturbation(
         sync=sync,
     )
     objective = Objective(
-        fisher, rho, steps, sigma, generator or new_generator(fisher.function.params)
+        fisher, rho, steps, sigma, generator_of(fisher.function.params, generator)
     )
     with fisher.function.measured(training):
         delta, *_unused = objective.climb()

@@ -18,7 +18,7 @@ from flatmin._function import (
     same_randomness,
     steady_attention,
 )
-from flatmin._tangent import SIGMA, KnownGradient, new_generator, noise, pullback, unit
+from flatmin._tangent import SIGMA, KnownGradient, generator_of, noise, pullback, unit
 from flatmin.divergences import DivergenceName, divergence_named
 
 __all__ = ["InconsistencyPenalty"]
@@ -91,7 +91,7 @@ class InconsistencyPenalty:
         self.steps, self.sigma = steps, sigma
         self._check()
         self._divergence, self._outputs = divergence_named(divergence), outputs
-        self.generator = generator or new_generator(Function(model).params)
+        self.generator = generator_of(Function(model).params, generator)
 
     def __call__(self, inputs: Batch, logits: Any = None) -> Tensor:
         """Compute β S_ρ of one batch.

@@ -54,7 +54,7 @@ def test_a_class_that_is_masked_by_minus_infinity_counts_for_nothing():
     assert disagreement(masked) == pytest.approx(disagreement(logits), rel=1e-12)
     masked[1:, :, 4] = 0.0  # but in one network alone
     assert disagreement(masked) == math.inf
-    masked[0, 0, 0] = math.nan
+    masked[:, 0, 0] = math.nan
     assert math.isnan(disagreement(masked))
 
 

@@ -60,8 +60,7 @@ class Wrapper(Optimizer):
         super().__init__(params, settings)
         self._check(self.param_groups)
         made = base(self.param_groups, **base_kwargs) if callable(base) else _joined(base)
-        for optimizer in [made] if callable(base) else base:
-            _check_steps_alone(optimizer)
+        _check_steps_alone(made)
         unused = [] if callable(base) else [*base_kwargs]
         require(not unused, f"ready optimizers have their settings, got also {unused}")
         clash = [name for name in self._settings if name in made.defaults]
@@ -150,6 +149,7 @@ def _joined(optimizers: Sequence[Optimizer]) -> Together:
     for optimizer in optimizers:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"base_optimizer must list ready optimizers, got {optimizer!r}")
+        _check_steps_alone(optimizer)
     return Together(optimizers)
 
 

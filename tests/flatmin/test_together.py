@@ -68,6 +68,15 @@ def test_bases_that_do_not_fit_are_refused(number):
         IAMS(case.model.parameters(), base, rho=RHO, **arguments)
 
 
+def test_a_refused_base_is_left_as_it_was():
+    params = [*build("mlp").model.parameters()]
+    ready = [SGD(params[:2], lr=1), LBFGS(params[2:])]
+    states = [optimizer.state for optimizer in ready]
+    with pytest.raises(ValueError, match="LBFGS"):
+        IAMS(params, ready, rho=RHO)
+    assert all(o.state is state for o, state in zip(ready, states, strict=True))
+
+
 def test_a_group_cannot_join_several():
     case = build("mlp")
     optimizer = IAMS(case.model[0].parameters(), [SGD(case.model[0].parameters(), lr=1)], rho=RHO)

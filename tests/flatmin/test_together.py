@@ -56,16 +56,30 @@ def _refused_bases(case: Case):
     yield [SGD], {"lr": 1}, TypeError, "must list ready optimizers"
     yield Adadelta, {}, ValueError, r"Adadelta has settings of its own named \['rho'\]"
     yield lambda _: SGD(params[:2], lr=1), {}, ValueError, "must hold the same parameters"
+    yield [SGD([{"params": params, "rho": -1}], lr=1)], {}, ValueError, "rho must be positive"
     yield LBFGS, {}, ValueError, "must step without a closure, which LBFGS does not"
     yield [LBFGS(params)], {}, ValueError, "must step without a closure, which LBFGS does not"
 
 
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", range(10))
 def test_bases_that_do_not_fit_are_refused(number):
     case = build("mlp")
     base, arguments, error, message = [*_refused_bases(case)][number]
     with pytest.raises(error, match=message):
         IAMS(case.model.parameters(), base, rho=RHO, **arguments)
+
+
+def test_a_base_may_leave_frozen_parameters_out_and_group_the_others_anew():
+    case = build("frozen")
+
+    def base(groups):
+        return SGD([p for group in groups for p in group["params"] if p.requires_grad], lr=1)
+
+    optimizer = IAMS(case.model.parameters(), base, rho=RHO)
+    assert [group["rho"] for group in optimizer.param_groups] == [RHO]
+    before = theta_of(case)
+    optimizer.step(closure_of(case))
+    assert not torch.equal(theta_of(case), before)
 
 
 def test_a_refused_base_is_left_as_it_was():

@@ -56,7 +56,8 @@ def _refused_bases(case: Case):
     yield [SGD], {"lr": 1}, TypeError, "must list ready optimizers"
     yield Adadelta, {}, ValueError, r"Adadelta has settings of its own named \['rho'\]"
     yield lambda _: SGD(params[:2], lr=1), {}, ValueError, "must hold the same parameters"
-    yield [SGD([{"params": params, "rho": -1}], lr=1)], {}, ValueError, "rho must be positive"
+    groups = [{"params": params[:2], "steps": 7}, {"params": params[2:]}]
+    yield [SGD(groups, lr=1)], {}, ValueError, "steps must be the same in all groups"
     yield LBFGS, {}, ValueError, "must step without a closure, which LBFGS does not"
     yield [LBFGS(params)], {}, ValueError, "must step without a closure, which LBFGS does not"
 

@@ -116,6 +116,19 @@ def test_a_bad_recipe_is_refused_in_one_line_before_anything_is_made(text, dry, 
     assert files(place) == before
 
 
+@pytest.mark.parametrize("name", ["...toml", ".toml", "....toml", "-x.toml", "a\nb.toml"])
+def test_a_recipe_whose_file_s_name_is_no_plain_one_writes_nowhere(name, place, capsys):
+    """Its stem names a folder under --out, and that of "...toml" is ".."."""
+    recipe = place / "a" / "b" / name
+    recipe.write_text(HEAD + MODEL + RUN)
+    before = files(place)
+    assert main([f"./{name}", "--tier", "smoke", "--out", "out", "--device", "cpu"]) == 1
+    said = capsys.readouterr().err
+    assert "a recipe's file must be named like my-runs.toml" in said
+    assert said.count("\n") == 1
+    assert files(place) == before
+
+
 WORDS = {
     ("table9",): "no recipe table9; there are",
     ("nowhere.toml",): "no recipe nowhere.toml",

@@ -23,6 +23,7 @@ Names and values are those of :class:`Settings`.
 from __future__ import annotations
 
 import math
+import re
 import sys
 import typing
 from collections.abc import Iterable, Mapping
@@ -215,7 +216,7 @@ def load_recipe(recipe: str | Path, /, **changes: Any) -> dict[str, Settings]:
 
     Raises:
         FileNotFoundError: no such recipe; the message lists those that ship.
-        ValueError: a file that is no recipe, or two runs of one name.
+        ValueError: a file that is no recipe or has no plain name, or two runs of one name.
 
     Example:
         >>> [*load_recipe("heatmap")][0]
@@ -226,6 +227,11 @@ def load_recipe(recipe: str | Path, /, **changes: Any) -> dict[str, Settings]:
     path = Path(recipe) if str(recipe).endswith(".toml") else RECIPES / f"{recipe}.toml"
     if not path.exists():
         raise FileNotFoundError(f"no recipe {recipe}; there are {recipes()}, or give a .toml file")
+    # Its records lie in a folder of that name, and the stem of "...toml" is "..".
+    plain = re.fullmatch(r"\w[\w .+-]*", path.stem)
+    require(
+        plain is not None, f"a recipe's file must be named like my-runs.toml, got {path.name!r}"
+    )
     require(path.stat().st_size <= MOST_BYTES, f"{path} is too large for a recipe")
     try:
         content = _toml(path.read_text(encoding="utf-8"))

@@ -22,7 +22,13 @@ RECIPES = {
     # What a file says: what the answer must hold.
     "": "must hold at least one [[runs]]",
     "\ud800": "is not a TOML file",  # no UTF-8
-    "x" * 2_000_000: "is too large for a recipe",
+    "x" * 2_000_000: "must be a regular file of at most 50,000 bytes",
+    f"{'.'.join('a' * 20_000)} = 1\n": "at most 250 dots in a line, got 19999",
+    f"[{'.'.join('a' * 20_000)}]\n"
+    + "".join(f"{i:x} = 1\n" for i in range(1000)): "at most 250 dots in a line, got 19999",
+    HEAD + MODEL + f"lr = {'x' * 40_000!r}\n" + RUN: "lr must be of type float, got 'xxx",
+    HEAD + MODEL.replace("cnn-bn", "x" * 40_000) + RUN: "model must be cnn-bn, .* got 'xxx",
+    HEAD + MODEL + f"{'x' * 40_000} = 1\n" + RUN: "is no setting",
     "lr = [" + "[" * 5000: "is not a TOML file",
     HEAD + MODEL + "runs = 3\n": "runs must be tables, written [[runs]], got 3",
     HEAD + MODEL + "runs = [1, 2]\n": "runs must be tables, written [[runs]], got [1, 2]",

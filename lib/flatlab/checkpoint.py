@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -35,6 +37,22 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """Read a file that may be a stranger's.
+
+    Raises:
+        ValueError: no regular file, which may have no end, or larger than ``most`` bytes.
+        OSError: it cannot be read.
+    """
+    found = path.stat()
+    require(
+        stat.S_ISREG(found.st_mode) and found.st_size <= most,
+        f"{path} must be a regular file of at most {most:,} bytes: move it away",
+    )
+    with path.open("rb") as file:
+        return file.read(found.st_size)
 
 
 def save_checkpoint(path: Path, settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -75,13 +93,17 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
     if not path.exists():
         return None
     wrong = f"{path} is damaged or no checkpoint of flatmin: move it away to start afresh"
-    require(path.stat().st_size <= MOST_BYTES, wrong)
-    content = path.read_bytes()
+    content = read_whole(path, MOST_BYTES)
     content, digest = content[:-_DIGEST], content[-_DIGEST:]
     require(hashlib.sha256(content).digest() == digest, wrong)
+    # In PyTorch's older format a number says how much to allocate.
+    require(content.startswith(b"PK\x03\x04"), wrong)
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as members:
+            unpacked = sum(member.file_size for member in members.infolist())
+        require(unpacked <= len(content), f"{wrong} ({unpacked:,} bytes unpacked)")
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{wrong} (weights_only: {error!s:.200})") from error
     match saved:
         case {"settings": dict(then), "state": dict(state)}:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import flatmin
+from flatlab.checkpoint import read_whole
 from flatlab.run import Record
 from flatlab.sets import Place
 from flatlab.settings import Settings, load_recipe
@@ -29,9 +30,9 @@ def read_record(path: Path) -> dict[str, Any]:
         ValueError: a file that is damaged or something else; the message says what is wrong in it.
     """
     wrong = f"{path} is damaged or no record of flatmin"
-    require(path.stat().st_size <= MOST_BYTES, f"{wrong}, too large: move it away")
+    raw = read_whole(path, MOST_BYTES)
     try:
-        content = json.loads(path.read_text("utf-8"), parse_constant=_no_number)
+        content = json.loads(raw.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise ValueError(f"{wrong}: move it away") from None
     entries = content if isinstance(content, dict) else {}

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import os
+import zipfile
 from dataclasses import asdict
 
 import pytest
@@ -13,7 +14,9 @@ from runs import SMALL
 from flatlab import checkpoint
 from flatlab.checkpoint import load_checkpoint, save_checkpoint, write_whole
 from flatlab.conduct import conduct
+from flatlab.record import read_record
 from flatlab.sets import Place
+from flatlab.settings import load_recipe
 
 SETTINGS = {"lr": 0.1, "method": "SGD"}
 
@@ -95,8 +98,56 @@ def test_a_state_that_is_not_a_run_s_is_refused_before_anything_is_trained(tmp_p
 
 def test_a_file_that_is_too_large_is_not_read(saved, monkeypatch):
     monkeypatch.setattr(checkpoint, "MOST_BYTES", 100)
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="at most 100 bytes"):
         load_checkpoint(saved, SETTINGS)
+
+
+@pytest.mark.parametrize("kind", ["endless", "pipe", "folder"])
+@pytest.mark.parametrize(
+    "reader", [read_record, lambda path: load_checkpoint(path, {}), load_recipe]
+)
+def test_what_is_no_regular_file_is_not_opened(reader, kind, tmp_path):
+    path = tmp_path / "run.toml"
+    match kind:
+        case "endless":
+            path.symlink_to("/dev/zero")
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+    with pytest.raises(ValueError, match=r"run\.toml must be a regular file of at most"):
+        reader(path)
+
+
+def signed(path, raw):
+    path.write_bytes(raw + hashlib.sha256(raw).digest())
+    return path
+
+
+def test_a_checkpoint_that_swells_is_refused(saved):
+    """Compressed, or one member under several names: more than the file's own size."""
+    save_checkpoint(saved, SETTINGS, {"weights": torch.zeros(10_000)})
+    raw = saved.read_bytes()[:-32]
+    whole = zipfile.ZipFile(io.BytesIO(raw))
+    packed, twice = io.BytesIO(), io.BytesIO(raw)
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in whole.namelist():
+            file.writestr(name, whole.read(name))
+    with zipfile.ZipFile(twice, "a") as file:
+        file.filelist += 9 * [max(file.filelist, key=lambda member: member.file_size)]
+        file.writestr("more", b"")
+    for content in (packed, twice):
+        with pytest.raises(ValueError, match=r"no checkpoint.* unpacked"):
+            load_checkpoint(signed(saved, content.getvalue()), SETTINGS)
+
+
+def test_the_pickles_of_old_are_refused(tmp_path):
+    """PyTorch's format before zip allocates what a number in it says."""
+    buffer = io.BytesIO()
+    content = {"settings": SETTINGS, "state": {}}
+    torch.save(content, buffer, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        load_checkpoint(signed(tmp_path / "run.pt", buffer.getvalue()), SETTINGS)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110

@@ -74,7 +74,7 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
         read_record(path)
     path.write_text(json.dumps(WHOLE))
     monkeypatch.setattr(module, "MOST_BYTES", 100)
-    with pytest.raises(ValueError, match="too large"):
+    with pytest.raises(ValueError, match="at most 100 bytes"):
         read_record(path)
 
 

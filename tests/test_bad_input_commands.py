@@ -143,12 +143,26 @@ WORDS = {
     ("demo", "SGD-seed7"): "has no such run: ['SGD-seed7']",
     ("demo", "seed=7"): "has no such run: ['seed=7']",
     ("demo", "colour=red"): "has no such run: ['colour=red']",
-    ("demo", "seed="): "expected name=value, got 'seed='",
-    ("demo", "--set", "lr"): "expected name=value, got 'lr'",
-    ("demo", "--set", "=3"): "expected name=value, got '=3'",
+    ("demo", "seed="): "expected name=value in one line, got 'seed='",
+    ("demo", "--set", "lr"): "expected name=value in one line, got 'lr'",
+    ("demo", "--set", "=3"): "expected name=value in one line, got '=3'",
     ("demo", "--set", "lr=fast"): "lr must be of type float, got 'fast'",
     ("demo", "--set", "lr=nan"): "lr must be finite, got nan",
     ("demo", "--set", "lr=[0.1, 0.2]"): "lr must be of type float, got [0.1, 0.2]",
+    **{
+        ("demo", "method=SGD", "seed=0", "--tier", "smoke", "--set", f"{name}=1e300"): (
+            f"{name} must be at most 1e+30, got 1e+300"
+        )
+        for name in ("lr", "weight_decay")
+    },
+    (
+        "demo",
+        "--set",
+        "lr=0.1\nepochs=3",
+    ): "expected name=value in one line, got 'lr=0.1\\nepochs=3'",
+    ("demo", "--set", "lr=0.1\r\nepochs=3"): "expected name=value in one line, got 'lr=0.1\\r",
+    ("demo", "seed=0\nmethod='SGD'"): "expected name=value in one line, got",
+    ("demo", "--set", "lr=" + "[" * 5000): "lr must be of type float, got '[[[",
     ("demo", "--set", "model=../../x"): "model must be",
     ("demo", "--set", "tier=huge"): "tier must be one of",
     ("demo", "--device", "gpu"): "device must be cpu or cuda, got 'gpu'",
@@ -160,7 +174,7 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+@pytest.mark.parametrize("words", WORDS, ids=lambda words: " ".join(words)[:70])
 def test_a_bad_word_is_answered_in_one_line(words, place, capsys):
     arguments = [*words, "--out", "out"]
     assert main(arguments if "--device" in words else [*arguments, "--device", "cpu"]) == 1

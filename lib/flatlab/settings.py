@@ -40,6 +40,7 @@ from flatmin._extras import extra
 
 RECIPES = Path(__file__).with_name("recipes")
 MOST_RUNS, MOST_BYTES, MOST_DOTS = 10_000, 50_000, 250  # of a recipe; dots in one line
+MOST = 1e30  # of a setting that is no whole number
 
 Loop: TypeAlias = Literal["supervised", "fixmatch", "simclr"]
 DataName: TypeAlias = Literal[
@@ -176,6 +177,8 @@ class Settings:
                 require(math.isfinite(value), f"{name} must be finite, got {value}")
                 require(value >= 0, f"{name} must not be negative, got {value}")
                 require(value > 0 or name not in positive, f"{name} must be positive, got {value}")
+            if isinstance(value, float):  # products of such are still float32's
+                require(value <= MOST, f"{name} must be at most {MOST}, got {value}")
         for name in ("label_noise", "label_smoothing", "threshold"):
             value = getattr(settings, name)
             require(value <= 1, f"{name} must be at most 1, got {value}")
@@ -277,10 +280,14 @@ def parse(assignment: str) -> tuple[str, Any]:
         (('rho', 0.1), ('method', 'IAM-D'), ('validate', True))
     """
     name, equals, text = assignment.partition("=")
-    require(bool(name and equals and text), f"expected name=value, got {assignment!r}")
+    one_line = not {*assignment} & {*"\r\n"}  # else TOML takes what follows for more settings
+    require(
+        bool(name and equals and text) and one_line,
+        f"expected name=value in one line, got {assignment!r}",
+    )
     try:
         return name, _toml(f"value = {text}")["value"]
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, text
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -140,7 +139,8 @@ def _check(saved: Mapping[str, Any], told: Mapping[str, Any]) -> None:
     require(type(last) is int and last == steps[-1], f"its step is {last!r:.80}, not {steps[-1]}")
     for name in ("seconds", "peak"):
         value = saved[name]
-        require(isinstance(value, float) and 0 < value < math.inf, f"{name} is {value!r:.80}")
+        # Else the record would hold a time, or a rate, that its reader refuses.
+        require(isinstance(value, float) and 1e-9 < value < 1e99, f"{name} is {value!r:.80}")
     content = {"settings": {}, "provenance": saved["provenance"], "curve": columns(points)}
     found = [*strange(compact(content))]
     require(not found, "; ".join(found[:3]))

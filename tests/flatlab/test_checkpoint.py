@@ -134,7 +134,9 @@ BAD = [
     (("curve",), [{"step": i, **{f"a{i}{j}": 1.0 for j in range(15)}} for i in (1, 2)]),
     (("curve",), [{"step": 2, "loss": 1.0}, {"step": 2, "loss": 1.0}]),
     *(((name,), v) for name in ("seconds", "peak") for v in ("x", -1e9, None, 1, float("nan"))),
-    (("seconds",), 0.0),
+    *(
+        (("seconds",), v) for v in (0.0, 1e-300, 1e300)
+    ),  # a rate, or a time, that no record may hold
     *(
         (("provenance",), v)
         for v in (None, {"device": "<script>"}, {"a": {"b": 1}}, {"<b>": 1}, {5: 1})

@@ -4,11 +4,15 @@ import json
 import re
 import resource
 import subprocess
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flatlab import record as module
 from flatlab.record import peak_megabytes, read_record, recorded
@@ -88,6 +92,22 @@ def test_what_is_said_twice_is_refused(part, tmp_path):
         path.write_text(text.replace(f'"{name}":', f'"{name}": 1, "{name}":', 1))
         with pytest.raises(ValueError, match=f"no record of flatmin .'{name}' is there twice"):
             read_record(path)
+
+
+@given(st.integers(0, 2000), st.integers(0, 9), st.binary(max_size=9) | st.just(b"9" * 400))
+@settings(max_examples=300, deadline=None)
+def test_a_record_with_other_bytes_is_read_or_refused_in_one_line(start, count, put):
+    text = bytearray(json.dumps(WHOLE).encode())
+    text[start : start + count] = put
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.json"
+        path.write_bytes(text)
+        said, refused = "", f"{path} is damaged or no record of flatmin"
+        try:
+            read_record(path)
+        except ValueError as error:
+            said = str(error)
+        assert said == "" or (said.isprintable() and said.startswith(refused))
 
 
 def test_few_of_many_strange_entries_are_told(tmp_path):

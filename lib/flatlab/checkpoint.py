@@ -49,7 +49,7 @@ def read_whole(path: Path, most: int) -> bytes:
     found = path.stat()
     require(
         stat.S_ISREG(found.st_mode) and found.st_size <= most,
-        f"{path} must be a regular file of at most {most:,} bytes: move it away",
+        f"{path} must be a regular file of at most {most:,} bytes",
     )
     with path.open("rb") as file:
         return file.read(found.st_size)

@@ -16,7 +16,7 @@ from flatbook.claims import Claim, holds
 from flatlab.data import fashion_mnist
 from flatlab.data.images import balanced, cifar, with_wrong
 from flatlab.ensemble import ensemble_batches, train_ensemble
-from flatlab.models import cnn3, cnn6, mlp, resnet, vit
+from flatlab.models import WideResNet, cnn3, cnn6, mlp, resnet, vit
 from flatlab.run import Batches, Run
 from flatlab.schedules import constant
 from flatlab.streams import shuffled
@@ -137,6 +137,7 @@ POSITIVE = [0.0, -1.0, NAN, INF]
 STRANGE = ["0.1", None, [0.1], 1j, True, 10**400, torch.ones(2), np.ones(2), np.complex64(1)]
 GIVEN = {"parameters": 9, "examples": 10, "rho": 0.1, "norm": 1.0}
 NO_COUNT = [0, -1, 1.5, "3", None, NAN, True, torch.ones(2)]
+NO_WHOLE = [0, -1, 2.0, "2", True, NAN]
 CASES = [
     # Measuring
     *(
@@ -416,16 +417,45 @@ CASES = [
     case("widths", lambda _: mlp([3]), "inputs and outputs", "[3]"),
     case("image_size", lambda _: cnn6(image_size=30), "multiple of 4", "30"),
     case("norm", lambda _: cnn3(norm="layer"), "'batch', 'group' or None", "'layer'"),
-    case("width", lambda _: cnn3(width=0), "at least 1", "0"),
-    case("depth", lambda _: resnet(34), "18 or 50", "34"),
+    *(case("width", lambda _, v=v: cnn3(width=v), "integer >= 1", f"got {v!r}") for v in NO_WHOLE),
+    *(case("depth", lambda _, v=v: resnet(v), "18 or 50", f"{v}") for v in (34, 18.0, "18", True)),
+    *(
+        case(name, lambda _, name=name, v=v: vit(**{name: v}), "integer >= 1", f"got {v!r}")
+        for name in ("image_size", "patch_size", "width", "depth", "heads")
+        for v in NO_WHOLE
+    ),
+    *(
+        case("image_size", lambda _, v=v: cnn6(image_size=v), "multiple of 4", f"{v}")
+        for v in (8.0, 0)
+    ),
+    *(case("depth", lambda _, v=v: WideResNet(v, 1), "6 n + 4", f"{v}") for v in (10.0, 4, "10")),
+    *(
+        case("widen", lambda _, v=v: WideResNet(10, v), "integer >= 1", f"got {v!r}")
+        for v in NO_WHOLE
+    ),
     case("image_size", lambda _: vit(image_size=30, patch_size=4), "multiple of 4", "30"),
     case("split", lambda _: fashion_mnist("all"), "'train', 'validation' or 'test'", "'all'"),
     case("classes", lambda _: cifar(20, "train", root="x"), "10 or 100", "20"),
-    case("per_class", lambda _: balanced(Y, 9, seed=0), "lie in 1", "9"),
+    *(
+        case("per_class", lambda _, v=v: balanced(Y, v, seed=0), "lie in 1 … 2", f"{v}")
+        for v in (9, 1.5, *NO_WHOLE)
+    ),
+    *(
+        case("labels", lambda _, v=v: with_wrong(v, 0.5, classes=3, generator=None), "0 … 2", at)
+        for v, at in ((Y - 1, "-1 … 1"), (Y + 1, "1 … 3"))
+    ),
+    case("classes", lambda _: with_wrong(Y, 0.5, classes=3.0, generator=None), "at least 2", "3.0"),
     case("fraction", lambda _: with_wrong(Y, 1.5, classes=3, generator=None), "0 and 1", "1.5"),
     case("classes", lambda _: with_wrong(Y, 0.5, classes=1, generator=None), "at least 2", "1"),
-    case("n", lambda _: next(shuffled(0, 2, 0)), "positive", "0"),
-    case("batch_size", lambda _: next(shuffled(3, 0, 0)), "positive", "0"),
+    *(case("n", lambda _, v=v: next(shuffled(v, 2, 0)), "integer >= 1", f"{v}") for v in NO_WHOLE),
+    *(
+        case("batch_size", lambda _, v=v: next(shuffled(3, v, 0)), "integer >= 1", f"got {v!r}")
+        for v in NO_WHOLE
+    ),
+    *(
+        case("start", lambda _, v=v: next(shuffled(3, 2, start=v)), "integer >= 0", f"got {v!r}")
+        for v in (-1, 1.0, "1", True)
+    ),
     case("size", lambda _: Batches((X, Y), 0), "positive", "0"),
     case("tensors", lambda _: Batches((X, Y[:3]), 2), "one length", "3"),
     case(
@@ -440,7 +470,7 @@ CASES = [
     case("seeds", ensemble(seeds=[0]), "one per model", "1"),
     case("lr", ensemble(lr=NAN), "finite and not negative", "nan"),
     case("lr", ensemble(lr=[0.1] * 3), "one per model", "(3,)"),
-    case("batch_size", ensemble(batch_size=0), "positive", "0"),
+    case("batch_size", ensemble(batch_size=0), "integer >= 1", "0"),
     case("steps", ensemble(steps=-1), "not", "-1"),
     # flatbook
     case("id", lambda _: claim("A.T99"), "nearest", "A.T99", error=KeyError),

@@ -48,9 +48,10 @@ def check_beta(beta: float) -> None:
     require(0 <= real(beta) < math.inf, f"beta must be non-negative and finite, got {beta!r:.80}")
 
 
-def check_count(name: str, value: int) -> None:
-    """Check how often something is done."""
-    require(whole(value) >= 1, f"{name} must be an integer >= 1, got {value!r:.80}")
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Check how many there are of something, or how often it is done; return Python's own int."""
+    require(whole(value) >= least, f"{name} must be an integer >= {least}, got {value!r:.80}")
+    return operator.index(value)
 
 
 def check_climb(steps: int, sigma: float) -> None:

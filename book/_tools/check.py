@@ -15,7 +15,7 @@ import yaml
 from nbformat import NotebookNode
 
 from _tools.address import repository
-from _tools.chapters import HERE, Book, Chapter, first_cell
+from _tools.chapters import HERE, Book, Chapter, Refused, first_cell
 from _tools.designs import design_problems
 from _tools.stamp import differences, digest, outputs
 from flatbook.claims import (
@@ -115,7 +115,11 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
     first = next((c for c in chapter.source().cells if c.cell_type == "code"), None)
     if first is None or first.source != first_cell():
         yield "its first code cell is not the common one; run make bootstrap"
-    executed = chapter.executed()
+    try:
+        executed = chapter.executed()
+    except Refused as error:
+        yield str(error).removeprefix(f"{chapter.name}: ")
+        return
     if executed is None:
         yield "it was never executed; run make execute"
         return
@@ -139,8 +143,13 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
 def claim_problems(book: Book) -> Iterator[str]:
     """Yield claims that no chapter decides, and verdicts that no longer hold."""
     reported: dict[str, tuple[str, Any]] = {}
+    unread = set()
     for chapter in book.chapters:
-        executed = chapter.executed()
+        try:
+            executed = chapter.executed()
+        except Refused:
+            unread.add(chapter.name)  # said already, and of its claims nothing is known
+            continue
         stamp = executed.metadata.get("stamp", {}) if executed else {}
         for id_, record in stamp.get("claims", {}).items():
             if id_ in reported:
@@ -148,7 +157,7 @@ def claim_problems(book: Book) -> Iterator[str]:
             reported[id_] = (chapter.name, record)
     for id_, entry in book.claims.items():
         name, record = reported.pop(id_, ("", {}))
-        if "planned" in entry and not name:
+        if not name and ("planned" in entry or entry.get("chapter") in unread):
             continue
         if "planned" in entry and entry.get("tier") != "paper":
             yield f"{id_}: {name} reports it, yet it is planned; delete planned in claims.yml"
@@ -178,6 +187,8 @@ def link_problems(book: Book) -> Iterator[str]:
     for page in sorted(listed):
         if not (book.pages / page).exists():
             yield f"_toc.yml: {page} does not exist; run make execute, or correct the entry"
+        elif page.endswith(".ipynb") and not (book.pages / page).with_suffix(".md").exists():
+            yield f"_toc.yml: {page} has no .md, which is what is checked; add it, or list none"
     for chapter in book.chapters:
         if f"{chapter.name}.ipynb" not in listed:
             yield f"_toc.yml: {chapter.name}.ipynb is not listed; add it"

@@ -16,6 +16,8 @@ import pandas as pd
 from nbformat import NotebookNode
 from numpy.typing import NDArray
 
+from _tools.shape import picture_problem
+
 COLUMN_TOLERANCE = 1e-3
 """Of a column of a figure's data: the largest change, as a part of its largest number."""
 
@@ -104,7 +106,14 @@ def picture(name: str, old: str, new: str) -> Iterator[Moved]:
         return
     if old == new:
         return
-    before, after = _pixels(old), _pixels(new)
+    if said := picture_problem(old) or picture_problem(new):
+        yield Moved(name, f"its picture is {said}")
+        return
+    try:
+        before, after = _pixels(old), _pixels(new)
+    except (OSError, SyntaxError, ValueError) as error:  # all three are raised by Pillow
+        yield Moved(name, f"its picture cannot be read: {error}")
+        return
     if before.shape != after.shape:
         sizes = [f"{width} × {height}" for height, width, _ in (before.shape, after.shape)]
         yield Moved(name, f"its picture had {sizes[0]} pixels, now {sizes[1]}", pictures=(old, new))

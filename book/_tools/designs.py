@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from _tools.chapters import Book, Chapter
+from _tools.chapters import Book, Chapter, Refused
 
 
 def _commits(chapter: Chapter, names: list[str]) -> set[str]:
@@ -52,11 +52,19 @@ def design(chapter: Chapter, names: list[str]) -> tuple[str, dict[str, Any]]:
     return newest, yaml.safe_load(then) or {}
 
 
+def stamped(chapter: Chapter) -> dict[str, Any]:
+    """Return a chapter's stamp; an empty one if it has none, or its notebook is refused."""
+    try:
+        executed = chapter.executed()
+    except Refused:
+        return {}
+    return executed.metadata.get("stamp", {}) if executed else {}
+
+
 def design_problems(book: Book) -> Iterator[str]:
     """Yield the claims whose limit is another one than when their runs were made."""
     for chapter in book.chapters:
-        executed = chapter.executed()
-        stamp = executed.metadata.get("stamp", {}) if executed else {}
+        stamp = stamped(chapter)
         # What lies in a recipe's folder; the others are measurements of time, without a design.
         records = [name for name in stamp.get("data", {}) if re.fullmatch(r".+/.+\.json", name)]
         commit, then = design(chapter, records)

@@ -10,6 +10,7 @@ from bs4 import BeautifulSoup
 from docutils import nodes
 from nbformat.v4 import new_output
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 from _tools import paper
 from _tools.chapters import HERE
@@ -88,6 +89,25 @@ def test_every_string_of_a_stamp_is_text(pages, monkeypatch):
         assert not [tag for tag in body.find_all("a") if "example" in tag.get("href", "")]
         assert "{{ 6 * 7 }}" in body.get_text()
     assert not [*(out / "_downloads").rglob("*.txt"), *(out / "_images").glob("*")]
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [("part/01-one", r"part/01-one: its \.ipynb is refused"), ("part/other", "without its .md")],
+)
+def test_a_script_in_an_output_reaches_no_page_whose_policy_would_allow_it(
+    pages, page, said, monkeypatch
+):
+    source, out, settings = pages
+    monkeypatch.setattr("_tools.sphinx_ext.set_address", lambda *_: None)
+    notebook = nbformat.read(source / "part/01-one.ipynb", as_version=4)
+    notebook.cells[-1].outputs = [new_output("display_data", {"text/html": BAD})]
+    nbformat.write(notebook, source / f"{page}.ipynb")
+    with pytest.raises(ExtensionError, match=said):
+        Sphinx(
+            source, None, out, out / "trees", "html", settings, status=None, warning=None
+        ).build()
+    assert not [*out.rglob("*.html")]
 
 
 def test_a_run_s_words_are_no_formula_on_paper(tiny):

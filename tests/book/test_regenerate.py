@@ -105,6 +105,23 @@ def test_data_are_compared_column_by_column_with_a_tolerance():
     assert said(compare.data(chaotic, "y\n1e-17\n0.5\n", "y\n1e-17\n9.9\n")) != []
 
 
+def test_a_picture_that_cannot_be_drawn_is_a_difference_and_is_never_unpacked_if_it_is_large():
+    def png(width, rest):
+        head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + 2 * width.to_bytes(4, "big") + rest
+        return base64.b64encode(head).decode()
+
+    out = io.BytesIO()
+    matplotlib.image.imsave(out, np.zeros((9, 9)), format="png")
+    good = base64.b64encode(out.getvalue()).decode()
+    assert said(compare.picture("fig-a", "x", good)) == ["its picture is no PNG"]
+    large = png(9000, b"\x08\0\0\0\0" + bytes(99))
+    assert said(compare.picture("fig-a", large, good)) == [
+        "its picture is one of 9000 × 9000 pixels"
+    ]
+    for bad in (png(9, b"\x08\0\0\0\0" + bytes(99)), good[:-40], good[:100] + "A" * 40):
+        assert "its picture cannot be read" in said(compare.picture("fig-a", bad, good))[0]
+
+
 def test_a_table_says_the_same_as_text_first_or_as_html_first():
     def table(*kinds):
         shown = nbformat.v4.new_output("display_data", dict.fromkeys(kinds, "1"))

@@ -28,7 +28,8 @@ from flatbook.claims import (
     verdict,
 )
 
-_LOOK_AWAY = re.compile(r"(?i)nbval[-_][\w-]+|raises-exception")
+# All that nbval obeys, of old too.
+_LOOK_AWAY = re.compile(r"(?i)(nbval|pytest[-_]validate)[-_][\w-]+|raises-exception")
 
 
 def _cells_differ(chapter: Chapter, executed: NotebookNode) -> bool:

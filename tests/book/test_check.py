@@ -3,6 +3,7 @@ import json
 import re
 
 import pytest
+from nbval.plugin import comment_markers, metadata_tags
 
 from _tools.chapters import Refused
 from _tools.check import problems
@@ -248,6 +249,21 @@ def test_a_notebook_as_no_run_writes_it_is_one_line_and_nowhere_shown(executed, 
     with pytest.raises(SystemExit, match=r"part/01-one: its \.ipynb is refused"):
         render(tiny.book, ["false"])
     first.twin.write_text(good)
+
+
+@pytest.mark.parametrize("marker", [*comment_markers, *metadata_tags])
+def test_whatever_makes_nbval_look_away_is_named(executed, marker):
+    tiny, good = executed
+    chapter, notebook = tiny.book.chapters[0], json.loads(good)
+    if marker in comment_markers:
+        notebook["cells"][-1]["source"] += f"\n#{marker}"
+    else:
+        notebook["cells"][-1]["metadata"]["tags"] = [marker]
+    chapter.twin.write_text(json.dumps(notebook))
+    said = [line for line in problems(tiny.book) if "asks nbval to look away" in line]
+    chapter.twin.write_text(good)
+    assert len(said) == 1
+    assert f"({marker})" in said[0]
 
 
 def test_a_refused_notebook_is_written_anew(tiny):

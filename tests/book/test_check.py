@@ -3,10 +3,12 @@ import json
 import re
 
 import pytest
+import yaml
 from nbval.plugin import comment_markers, metadata_tags
 
-from _tools.chapters import Refused
+from _tools.chapters import HERE, Book, Refused
 from _tools.check import problems
+from _tools.designs import design_problems
 from _tools.figures import figures
 from _tools.render import render
 from _tools.scoreboard import rows
@@ -249,6 +251,51 @@ def test_a_notebook_as_no_run_writes_it_is_one_line_and_nowhere_shown(executed, 
     with pytest.raises(SystemExit, match=r"part/01-one: its \.ipynb is refused"):
         render(tiny.book, ["false"])
     first.twin.write_text(good)
+
+
+def test_the_limit_of_a_claim_that_its_page_decides_is_the_first_with_its_words(tiny):
+    def said(**changes):
+        entry = {"statement": "s", "check": "c", "tolerance": {"below": 1}, "scale": "reduced"}
+        claims = {"B.1": entry | changes, "B.2": entry}
+        tiny.write("book/claims.yml", json.dumps(claims))
+        return "\n".join(design_problems(tiny.book))
+
+    assert said() == ""  # nothing is committed yet
+    tiny.commit()
+    began = tiny.git("rev-parse", "--short=8", "HEAD")
+    assert said() == ""
+    moved = said(tolerance={"below": 2})
+    assert moved.startswith(f"B.1: its limit is {{'below': 2}}, but was {{'below': 1}} at {began}")
+    tiny.commit()
+    assert said(tolerance={"below": 2}) == moved  # committing it does not help
+    assert "B.1: its scale is None, but was reduced" in said(scale=None)
+    assert said(tolerance={"below": 2}, check="another") == ""
+
+
+def test_a_clone_without_the_history_says_that_it_cannot_compare_limits(tiny, tmp_path_factory):
+    tiny.write("_toc.yml", "root: intro\n")
+    tiny.write("book/intro", "x")
+    tiny.write("book/claims.yml", "{}")
+    tiny.commit()
+    tiny.write("README.md", "x")
+    tiny.commit()
+    folder = tmp_path_factory.mktemp("clone")
+    assert problems(tiny.book) == []
+    tiny.git("clone", "-q", "--depth", "1", f"file://{tiny.root}", str(folder))
+    (said,) = problems(Book(folder))
+    assert said.startswith("this clone holds a part of the history")
+    assert said.endswith("run git fetch --unshallow")
+
+
+def test_the_workflows_that_check_have_the_history():
+    checking = []
+    for path in sorted((HERE.root / ".github" / "workflows").glob("*.yml")):
+        for job in yaml.safe_load(path.read_text("utf-8"))["jobs"].values():
+            if any(re.match(r"\.ci/run|make (test|check)", s.get("run", "")) for s in job["steps"]):
+                first, *_ = job["steps"]
+                assert first["with"]["fetch-depth"] == 0
+                checking.append(path.stem)
+    assert checking == ["release", "test"]
 
 
 @pytest.mark.parametrize("marker", [*comment_markers, *metadata_tags])

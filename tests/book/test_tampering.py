@@ -148,6 +148,31 @@ def limit(f, renew):
         f.printed(TWO, r"must be below 0\.02", "must be below 0.2", renew=True)
 
 
+def limit_printed(f):
+    f.printed(TWO, r"must be below 0\.02", "must be below 0.2", renew=True)
+
+
+def scale(f):
+    f.text("book/claims.yml", '"tier": "ci"', '"scale": "reduced", "tier": "ci"')
+    f.claim(TWO, "A.T3", verdict="reproduced at reduced scale")
+    f.printed(TWO, r"A\.T3: reproduced\.", "A.T3: reproduced at reduced scale.", True)
+
+
+def newer(f):
+    """The limit is committed and the record says that it was made then."""
+    f.tiny.commit()
+    commit = f.tiny.git("rev-parse", "HEAD")
+    f.text(RECORD, '"commit": "[0-9a-f]+"', f'"commit": "{commit}"')
+
+
+def redesigned(f):
+    """Limit and words of a claim, the words as a reviewer may read them, and a later record."""
+    limit(f, False)
+    f.text("book/claims.yml", '"check": "distance', '"check": "mean distance')
+    newer(f)
+    f.printed(TWO, r"below 0\.02\), distance", "below 0.2), mean distance", renew=True)
+
+
 def swap(f, what):
     chapters = [f.chapter(name) for name in (ONE, TWO)]
     one, two = (nbformat.read(chapter.twin, as_version=4) for chapter in chapters)
@@ -218,6 +243,18 @@ KINDS = {
     ),
     "limit changed after the result": ({C, N, R}, lambda f: limit(f, False)),
     "limit changed, print and hash renewed": ({C}, lambda f: limit(f, True)),
+    "a claim's scale changed, print and hash renewed": ({C}, scale),
+    "a limit changed, and a record of a later commit": (
+        {C},
+        lambda f: (limit(f, False), newer(f), limit_printed(f)),
+    ),
+    "a record of a commit that never was": (
+        {C},
+        lambda f: (
+            f.text(RECORD, '"commit": "[0-9a-f]+"', f'"commit": "{"0" * 40}"'),
+            f.renew(TWO),
+        ),
+    ),
     "a claim's text changed": ({C}, lambda f: f.text("book/claims.yml", "approaches", "equals")),
     "what a claim compares changed": (
         {C, N, R},
@@ -258,6 +295,8 @@ KINDS = {
             ONE, lambda nb: nb.metadata["stamp"].update(device="a GPU", seconds=1, versions={})
         ),
     ),
+    # Text that a reviewer reads: a limit is compared as long as the claim's words are the same.
+    "a claim's limit with its words, and a record of a later commit": (set(), redesigned),
     "a whole run made up before its chapter first ran": (set(), lambda f: None),
 }
 

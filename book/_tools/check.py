@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from nbformat import NotebookNode
 from _tools.address import repository
 from _tools.chapters import HERE, Book, Chapter, Refused, first_cell
 from _tools.designs import design_problems
+from _tools.execute import COMMITTED_TIER
 from _tools.stamp import differences, digest, outputs
 from flatbook.claims import (
     FAILED,
@@ -31,10 +33,13 @@ from flatbook.claims import (
 # All that nbval obeys, of old too.
 _LOOK_AWAY = re.compile(r"(?i)(nbval|pytest[-_]validate)[-_][\w-]+|raises-exception")
 
+_REMOVED = re.compile(r"remove[-_](cell|output|code_outputs)")
+
 
 def _cells_differ(chapter: Chapter, executed: NotebookNode) -> bool:
-    def bare(notebook: NotebookNode) -> list[tuple[Any, ...]]:
-        return [(c.id, c.cell_type, c.source, dict(c.metadata)) for c in notebook.cells]
+    def bare(notebook: NotebookNode) -> tuple[Any, ...]:
+        whole = {key: value for key, value in notebook.metadata.items() if key != "stamp"}
+        return whole, [(c.id, c.cell_type, c.source, dict(c.metadata)) for c in notebook.cells]
 
     return bare(chapter.source()) != bare(executed)
 
@@ -46,6 +51,8 @@ def _output_problems(executed: NotebookNode) -> Iterator[str]:
         first = cell.source.partition("\n")[0]
         if asks := _LOOK_AWAY.search(f"{cell.metadata.get('tags', [])} {cell.source}"):
             yield f"code cell {first!r} asks nbval to look away ({asks[0]}); take that out"
+        if cell.outputs and (hides := _REMOVED.search(f"{dict(cell.metadata)}")):
+            yield f"code cell {first!r} takes its output off the page ({hides[0]}); take that out"
         if cell.execution_count is None:
             yield f"code cell {first!r} was not executed; run make execute"
         for output in cell.outputs:
@@ -132,6 +139,9 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
         yield "its .md and .ipynb are out of step; run make execute"
     if not changed and stamp.get("outputs") != outputs(executed):
         yield "the outputs in its .ipynb were changed by hand; run make execute --all"
+    told = json.dumps({**chapter.parameters(), "tier": COMMITTED_TIER}, sort_keys=True)
+    if not changed and json.dumps(stamp.get("parameters"), sort_keys=True) != told:
+        yield "the parameters in its stamp are not those of its cell; run make execute --all"
     for name in stamp.get("figures", {}):
         if not (file := chapter.data / f"{name}.csv").exists():
             yield f"the data of {name} are missing; run make execute"

@@ -170,11 +170,18 @@ def text(old: NotebookNode, new: NotebookNode) -> Iterator[Moved]:
 
 
 def pictures(notebook: NotebookNode) -> dict[str, str]:
-    """Return the figures of an executed notebook: PNG in base64, by name."""
-    found = {}
+    """Return the figures of an executed notebook: PNG in base64, by name.
+
+    A second one of a cell is named so: it is shown as the first is.
+    """
+    found: dict[str, str] = {}
     for cell in notebook.cells:
         name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
-        for output in cell.get("outputs", []):
-            if name and "image/png" in output.get("data", {}):
-                found[name] = output["data"]["image/png"].replace("\n", "")
+        drawn = [
+            o["data"]["image/png"]
+            for o in cell.get("outputs", [])
+            if "image/png" in o.get("data", {})
+        ]
+        for number, shown in enumerate(drawn if name else [], 1):
+            found[name if number == 1 else f"{name}, picture {number}"] = shown.replace("\n", "")
     return found

@@ -6,6 +6,7 @@ is one whose every hash was renewed with it; the last lines are what no command 
 """
 
 import base64
+import copy
 import hashlib
 import io
 import json
@@ -173,6 +174,31 @@ def redesigned(f):
     f.printed(TWO, r"below 0\.02\), distance", "below 0.2), mean distance", renew=True)
 
 
+def pictured(notebook):
+    return next(
+        c
+        for c in notebook.cells
+        if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))
+    )
+
+
+def noted(notebook):
+    pictured(notebook).outputs[0]["metadata"] = {"reviewed": True}
+
+
+def doubled(notebook):
+    (shown,) = (cell := pictured(notebook)).outputs
+    false = copy.deepcopy(shown)
+    false.data["image/png"] = mirrored(shown.data["image/png"])
+    cell.outputs = [false, shown]
+
+
+def removed(f):
+    """By a tag, in both twins, hash renewed."""
+    f.text("book/part/02-two.md", "ipython3\n# As", "ipython3\n:tags: [remove-output]\n\n# As")
+    f.notebook(TWO, lambda nb: nb.cells[-1].metadata.update(tags=["remove-output"]), True)
+
+
 def swap(f, what):
     chapters = [f.chapter(name) for name in (ONE, TWO)]
     one, two = (nbformat.read(chapter.twin, as_version=4) for chapter in chapters)
@@ -255,6 +281,36 @@ KINDS = {
             f.renew(TWO),
         ),
     ),
+    "parameters in the stamp": (
+        {C},
+        lambda f: f.notebook(
+            ONE, lambda nb: nb.metadata["stamp"]["parameters"].update(seed=7, tier="paper")
+        ),
+    ),
+    "another kernel in the notebook": (
+        {C},
+        lambda f: f.notebook(ONE, lambda nb: nb.metadata.kernelspec.update(name="other")),
+    ),
+    "what else Sphinx obeys in the notebook's metadata": (
+        {C, R},
+        lambda f: f.notebook(
+            ONE, lambda nb: nb.metadata.update(mystnb={"execution_mode": "force"})
+        ),
+    ),
+    "metadata of an output, hash renewed": ({C, R}, lambda f: f.notebook(ONE, noted, True)),
+    "an attachment of a text": (
+        {C, R},
+        lambda f: f.notebook(ONE, lambda nb: nb.cells[0].update(attachments={"a": {"b": "c"}})),
+    ),
+    "a false picture before the true one, hash renewed": (
+        {N, R},
+        lambda f: f.notebook(ONE, doubled, True),
+    ),
+    "a script in an output, hash renewed": (
+        {C, N, R},
+        lambda f: f.shown("text/html", lambda t: f"{t}<script>alert(1)</script>", True),
+    ),
+    "a verdict taken off the page": ({C}, lambda f: removed(f)),
     "a claim's text changed": ({C}, lambda f: f.text("book/claims.yml", "approaches", "equals")),
     "what a claim compares changed": (
         {C, N, R},

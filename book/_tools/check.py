@@ -19,6 +19,7 @@ from _tools.address import repository
 from _tools.chapters import HERE, Book, Chapter, Refused, first_cell
 from _tools.designs import design_problems
 from _tools.execute import COMMITTED_TIER
+from _tools.shape import VECTOR
 from _tools.stamp import differences, digest, outputs
 from flatbook.claims import (
     FAILED,
@@ -60,6 +61,8 @@ def _output_problems(executed: NotebookNode) -> Iterator[str]:
                 yield f"code cell {first!r} holds the error {output.ename}; mend it"
             if output.get("name") == "stderr":
                 yield f"code cell {first!r} wrote to stderr ({output.text[:60]!r}); mend it"
+            if VECTOR in output.get("data", {}):
+                yield f"code cell {first!r} put out a PDF, which only paper wants; take that out"
             if "image/png" in output.get("data", {}):
                 described = cell.metadata.get("mystnb", {})
                 if not described.get("image", {}).get("alt"):

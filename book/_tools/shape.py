@@ -14,7 +14,8 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-KINDS = {"text/plain", "text/html", "image/png"}
+VECTOR = "application/pdf"  # what a figure is drawn as for paper, in a copy of the book
+KINDS = {"text/plain", "text/html", "image/png", VECTOR}
 LARGEST = 20_000_000
 """Pixels of a picture: more take gigabytes once they are unpacked."""
 

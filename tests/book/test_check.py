@@ -313,6 +313,16 @@ def test_whatever_makes_nbval_look_away_is_named(executed, marker):
     assert f"({marker})" in said[0]
 
 
+def test_a_figure_for_paper_is_not_committed(executed):
+    tiny, good = executed
+    chapter, notebook = tiny.book.chapters[0], json.loads(good)
+    shows(application_pdf="JVBERi0=")(notebook)
+    chapter.twin.write_text(json.dumps(notebook))
+    said = [line for line in problems(tiny.book) if "put out a PDF" in line]
+    chapter.twin.write_text(good)
+    assert len(said) == 1
+
+
 def test_a_refused_notebook_is_written_anew(tiny):
     chapter = tiny.chapter("part/01-one", "1")
     chapter.twin.write_text("{")

@@ -22,7 +22,13 @@ RECIPES = {
     # What a file says: what the answer must hold.
     "": "must hold at least one [[runs]]",
     "\ud800": "is not a TOML file",  # no UTF-8
-    "x" * 2_000_000: "is too large for a recipe",
+    "x" * 2_000_000: "must be a regular file of at most 50,000 bytes",
+    f"{'.'.join('a' * 20_000)} = 1\n": "at most 250 dots in a line, got 19999",
+    f"[{'.'.join('a' * 20_000)}]\n"
+    + "".join(f"{i:x} = 1\n" for i in range(1000)): "at most 250 dots in a line, got 19999",
+    HEAD + MODEL + f"lr = {'x' * 40_000!r}\n" + RUN: "lr must be of type float, got 'xxx",
+    HEAD + MODEL.replace("cnn-bn", "x" * 40_000) + RUN: "model must be cnn-bn, .* got 'xxx",
+    HEAD + MODEL + f"{'x' * 40_000} = 1\n" + RUN: "is no setting",
     "lr = [" + "[" * 5000: "is not a TOML file",
     HEAD + MODEL + "runs = 3\n": "runs must be tables, written [[runs]], got 3",
     HEAD + MODEL + "runs = [1, 2]\n": "runs must be tables, written [[runs]], got [1, 2]",
@@ -116,6 +122,19 @@ def test_a_bad_recipe_is_refused_in_one_line_before_anything_is_made(text, dry, 
     assert files(place) == before
 
 
+@pytest.mark.parametrize("name", ["...toml", ".toml", "....toml", "-x.toml", "a\nb.toml"])
+def test_a_recipe_whose_file_s_name_is_no_plain_one_writes_nowhere(name, place, capsys):
+    """Its stem names a folder under --out, and that of "...toml" is ".."."""
+    recipe = place / "a" / "b" / name
+    recipe.write_text(HEAD + MODEL + RUN)
+    before = files(place)
+    assert main([f"./{name}", "--tier", "smoke", "--out", "out", "--device", "cpu"]) == 1
+    said = capsys.readouterr().err
+    assert "a recipe's file must be named like my-runs.toml" in said
+    assert said.count("\n") == 1
+    assert files(place) == before
+
+
 WORDS = {
     ("table9",): "no recipe table9; there are",
     ("nowhere.toml",): "no recipe nowhere.toml",
@@ -124,12 +143,26 @@ WORDS = {
     ("demo", "SGD-seed7"): "has no such run: ['SGD-seed7']",
     ("demo", "seed=7"): "has no such run: ['seed=7']",
     ("demo", "colour=red"): "has no such run: ['colour=red']",
-    ("demo", "seed="): "expected name=value, got 'seed='",
-    ("demo", "--set", "lr"): "expected name=value, got 'lr'",
-    ("demo", "--set", "=3"): "expected name=value, got '=3'",
+    ("demo", "seed="): "expected name=value in one line, got 'seed='",
+    ("demo", "--set", "lr"): "expected name=value in one line, got 'lr'",
+    ("demo", "--set", "=3"): "expected name=value in one line, got '=3'",
     ("demo", "--set", "lr=fast"): "lr must be of type float, got 'fast'",
     ("demo", "--set", "lr=nan"): "lr must be finite, got nan",
     ("demo", "--set", "lr=[0.1, 0.2]"): "lr must be of type float, got [0.1, 0.2]",
+    **{
+        ("demo", "method=SGD", "seed=0", "--tier", "smoke", "--set", f"{name}=1e300"): (
+            f"{name} must be at most 1e+30, got 1e+300"
+        )
+        for name in ("lr", "weight_decay")
+    },
+    (
+        "demo",
+        "--set",
+        "lr=0.1\nepochs=3",
+    ): "expected name=value in one line, got 'lr=0.1\\nepochs=3'",
+    ("demo", "--set", "lr=0.1\r\nepochs=3"): "expected name=value in one line, got 'lr=0.1\\r",
+    ("demo", "seed=0\nmethod='SGD'"): "expected name=value in one line, got",
+    ("demo", "--set", "lr=" + "[" * 5000): "lr must be of type float, got '[[[",
     ("demo", "--set", "model=../../x"): "model must be",
     ("demo", "--set", "tier=huge"): "tier must be one of",
     ("demo", "--device", "gpu"): "device must be cpu or cuda, got 'gpu'",
@@ -141,7 +174,7 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+@pytest.mark.parametrize("words", WORDS, ids=lambda words: " ".join(words)[:70])
 def test_a_bad_word_is_answered_in_one_line(words, place, capsys):
     arguments = [*words, "--out", "out"]
     assert main(arguments if "--device" in words else [*arguments, "--device", "cpu"]) == 1

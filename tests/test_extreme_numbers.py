@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from flatmin.divergences import divergence_named
-from flatmin.inconsistency import local_inconsistency
+from flatmin.inconsistency import local_inconsistency, worst_case_perturbation
 from flatmin.optim import IAMD, IAMS, SAM
 from flatmin.penalty import InconsistencyPenalty
 
@@ -91,11 +91,51 @@ def test_constant_outputs_have_no_inconsistency(sigma):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize("rho", [1e19, 1e20, 1e30, 3e38])
+def test_a_climb_whose_gradient_overflows_keeps_its_perturbation(rho):
+    """The norm of the second gradient is no float32: δ₂ stays, and its value with it."""
+    found = local_inconsistency(small_net(), X, rho=rho)
+    assert float(found.delta.double().norm()) == pytest.approx(rho, rel=1e-5)
+    assert found.value == found.history[0, 1] == found.history[0, 2] > 0
+    assert not found.converged
+    two = local_inconsistency(small_net(), X, rho=rho, steps=2)
+    assert (two.value, two.history.tolist()) == (found.value, found.history[:, :2].tolist())
+    delta = worst_case_perturbation(small_net(), X, rho=rho)
+    assert torch.equal(delta, found.delta)
+
+
+def test_a_climb_into_a_plateau_keeps_its_perturbation():
+    """At θ + δ₁ no unit is active, so that no gradient says where to go on."""
+
+    class Plateau(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).clamp(-1, 1)
+
+    found = local_inconsistency(Plateau(4, 3), X, rho=1e3, steps=5)
+    assert float(found.delta.norm()) == pytest.approx(1e3)
+    assert found.value == found.history[0, -1] > 0.1
+    assert not found.converged
+
+
+@pytest.mark.parametrize("sigma", [1e300, 1e38])
+def test_a_noise_without_measure_is_no_zero(sigma):
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    found = local_inconsistency(model, X, rho=0.1, sigma=sigma, restarts=2)
+    assert math.isnan(found.value)
+    assert found.history.isnan().all()
+    assert not found.delta.any()
+    assert not found.converged
+
+
 @pytest.mark.parametrize("rho", [1e-30, 1e10, 1e20, 1e30, 3e38])
 @pytest.mark.parametrize("kind", [SAM, IAMS, IAMD])
 def test_a_radius_without_measure_takes_a_finite_step_or_a_counted_none(kind, rho):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    model = small_net()
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = kind(model.parameters(), torch.optim.SGD, rho=rho, lr=0.1)
 

@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 
 from _tools.address import repository
 from _tools.chapters import HERE, Book, Chapter, Refused, first_cell
-from _tools.designs import design_problems
+from _tools.designs import design_problems, no_history
 from _tools.execute import COMMITTED_TIER
 from _tools.shape import VECTOR
 from _tools.stamp import differences, digest, outputs
@@ -241,6 +241,8 @@ def main() -> None:
     found = problems(HERE)
     for problem in found:
         print(problem, file=sys.stderr)
+    if why := no_history(HERE):
+        print(f"the limits of claims were compared with no design: {why}", file=sys.stderr)
     print(f"{len(HERE.chapters)} chapters, {len(HERE.claims)} claims, {len(found)} problems")
     sys.exit(bool(found))
 

@@ -68,19 +68,20 @@ def stamped(chapter: Chapter) -> dict[str, Any]:
     return executed.metadata.get("stamp", {}) if executed else {}
 
 
+def no_history(book: Book) -> str:
+    """Return why limits cannot be compared with their designs here, or nothing if they can."""
+    shallow = _git(book, "rev-parse", "--is-shallow-repository").strip()
+    said = {"false": "", "true": "this clone holds a part of the history; git fetch --unshallow"}
+    return said.get(shallow, "there is no history here")
+
+
 def design_problems(book: Book) -> Iterator[str]:
     """Yield the claims whose limit or scale is another one than when they were designed.
 
     That is the commit that first had their words, and the newest one of the records that decide
-    them. Without Git, as in an archive of the sources, there is nothing to compare with.
+    them. Nothing where :func:`no_history` says why.
     """
-    shallow = _git(book, "rev-parse", "--is-shallow-repository").strip()
-    if shallow != "false":
-        if shallow == "true":
-            yield (
-                "this clone holds a part of the history: the limits of claims cannot be compared"
-                " with those of their designs; run git fetch --unshallow"
-            )
+    if no_history(book):
         return
     claims = book.claims
     for id_, (commit, was) in first_words(book).items():

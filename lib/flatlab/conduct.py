@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,11 +22,13 @@ from torch.utils._pytree import tree_map_only
 
 from flatlab.checkpoint import check_same, load_checkpoint, save_checkpoint, write_whole
 from flatlab.experiment import Experiment
-from flatlab.record import columns, compact, peak_megabytes, provenance, read_record
+from flatlab.record import columns, compact, peak_megabytes, provenance, read_record, strange
 from flatlab.run import Record
 from flatlab.sets import Place
 from flatlab.settings import Settings
 from flatmin._check import require
+
+MOST_COLUMNS = 20  # of a curve
 
 
 def conduct(settings: Settings, record: Path, place: Place) -> Iterator[Record]:
@@ -71,17 +74,14 @@ def _conduct(settings: Settings, record: Path, checkpoint: Path, place: Place) -
     curve: list[Record] = []
     seconds = peak = 0.0
     if (saved := load_checkpoint(checkpoint, values)) is not None:
-        require(
-            saved.keys() == {"run", "curve", "seconds", "peak", *told},
-            f"{checkpoint} is no checkpoint of a run, it holds {sorted(map(str, saved))}: move it"
-            " away",
-        )
-        require(
-            saved["device"] == told["device"],
-            f"{checkpoint} was written on {saved['device']}, this is {told['device']}: go on there,"
-            " or move it away",
-        )
-        experiment.run.load_state_dict(saved["run"])
+        try:
+            _check(saved, told)
+            experiment.resume(saved["run"])
+        except ValueError as error:
+            said = " ".join(str(error).split())  # one line, where a tensor is printed in several
+            raise ValueError(
+                f"{checkpoint} is no checkpoint of this run ({said}): move it away"
+            ) from error
         curve, seconds, peak = saved["curve"], saved["seconds"], saved["peak"]
         told["provenance"] = saved["provenance"]
     _common(experiment.run.step, place, checkpoint)
@@ -117,6 +117,33 @@ def _conduct(settings: Settings, record: Path, checkpoint: Path, place: Place) -
         content = {"settings": values, **compact(content)}
         write_whole(record, (json.dumps(content) + "\n").encode())
         checkpoint.unlink(missing_ok=True)
+
+
+def _check(saved: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Raise ValueError, with what is wrong, unless a record of this state could be read."""
+    names = {"run", "curve", "seconds", "peak", *told}
+    require(saved.keys() == names, f"it holds {sorted(map(str, saved))!s:.200}")
+    require(
+        saved["device"] == told["device"],
+        f"it was written on {saved['device']!r:.80}, this is {told['device']!r}: go on there",
+    )
+    curve, numbers = saved["curve"], (int, float)
+    points = curve if isinstance(curve, list) and all(isinstance(p, dict) for p in curve) else []
+    good = bool(points) and all(type(v) in numbers for point in points for v in point.values())
+    few = len({name for point in points for name in point}) <= MOST_COLUMNS
+    require(good and few, f"curve is {curve!r:.80}")
+    steps = [point.get("step") for point in points]
+    rising = all(type(step) is int for step in steps) and steps == sorted({*steps})
+    require(rising, f"the steps of the curve are {steps!s:.80}")
+    last = saved["run"].get("step") if isinstance(saved["run"], dict) else None
+    require(type(last) is int and last == steps[-1], f"its step is {last!r:.80}, not {steps[-1]}")
+    for name in ("seconds", "peak"):
+        value = saved[name]
+        # Else the record would hold a time, or a rate, that its reader refuses.
+        require(isinstance(value, float) and 1e-9 < value < 1e99, f"{name} is {value!r:.80}")
+    content = {"settings": {}, "provenance": saved["provenance"], "curve": columns(points)}
+    found = [*strange(compact(content))]
+    require(not found, "; ".join(found[:3]))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -135,11 +135,23 @@ class Experiment:
             part=part,
         )
 
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on where a state of :attr:`run` was taken.
+
+        Raises:
+            ValueError: before the run changes: the state of another kind of run, with other
+                settings, or after more steps than this one takes.
+        """
+        step = state["step"]
+        require(0 < step <= self.steps, f"its step must lie in 1 … {self.steps}, got {step}")
+        self._set_radius(step)
+        self.run.load_state_dict(state)
+
     def train(self) -> Iterator[Record]:
         """The records of the loop; between two of them is the time to save."""
-        self._set_radius()
+        self._set_radius(self.run.step)
         for record in self._loop():
-            self._set_radius()
+            self._set_radius(self.run.step)
             yield record | {"loss": self._mean(record["loss"])}
             if self.reached(record):
                 return
@@ -178,8 +190,8 @@ class Experiment:
         dist.all_reduce(total)
         return float(total) / world
 
-    def _set_radius(self) -> None:
-        late = self.settings.halve_rho and self.run.step >= self.settings.halve_rho * self.epoch
+    def _set_radius(self, step: int) -> None:
+        late = self.settings.halve_rho and step >= self.settings.halve_rho * self.epoch
         for group in self.run.optimizer.param_groups:
             if "rho" in group:
                 group["rho"] = self.settings.rho / 2 if late else self.settings.rho

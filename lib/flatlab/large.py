@@ -10,6 +10,7 @@ from typing import Any
 from torch import Generator, Tensor, nn
 
 from flatlab.initial import convolution, drawing_from
+from flatmin._check import check_count, whole
 from flatmin._extras import extra
 
 
@@ -27,7 +28,7 @@ class WideResNet(nn.Module):
         generator: Source of the initial values.
 
     Raises:
-        ValueError: ``depth`` is not 10, 16, 22, 28 …
+        ValueError: ``depth`` is not 10, 16, 22, 28 …, or ``widen`` no whole number.
 
     Examples:
         >>> net = WideResNet(16, 2)
@@ -47,9 +48,9 @@ class WideResNet(nn.Module):
         generator: Generator | None = None,
     ) -> None:
         super().__init__()
-        blocks, rest = divmod(depth - 4, 6)
-        if blocks < 1 or rest:
-            raise ValueError(f"depth must be 6 n + 4 with n ≥ 1 (10, 16, 22, 28, …), not {depth}")
+        if not whole(depth) >= 10 or depth % 6 != 4:
+            raise ValueError(f"depth must be 6 n + 4 with n ≥ 1 (10, 16, 22, 28, …), not {depth!r}")
+        blocks, widen = (depth - 4) // 6, check_count("widen", widen)
         channels = 16
         layers: list[nn.Module] = []
         with drawing_from(generator):
@@ -123,8 +124,8 @@ def resnet(
         >>> net(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 512])
     """
-    if depth not in (18, 50):
-        raise ValueError(f"depth must be 18 or 50, not {depth}")
+    if whole(depth) not in (18, 50):
+        raise ValueError(f"depth must be 18 or 50, not {depth!r}")
     if stem not in ("cifar", "imagenet"):
         raise ValueError(f"stem must be 'cifar' or 'imagenet', not {stem!r}")
     networks = _torchvision()
@@ -167,7 +168,8 @@ def vit(
         A network from (n, in_channels, image_size, image_size) to (n, num_classes).
 
     Raises:
-        ValueError: patches do not tile the image, or heads do not divide the width.
+        ValueError: a size is no whole number, patches do not tile the image, or heads do not divide
+            the width.
         ImportError: torchvision is missing.
 
     Examples:
@@ -175,6 +177,9 @@ def vit(
         >>> net(torch.zeros(5, 3, 8, 8)).shape
         torch.Size([5, 10])
     """
+    sizes = {"image_size": image_size, "patch_size": patch_size}
+    for name, value in {**sizes, "width": width, "depth": depth, "heads": heads}.items():
+        check_count(name, value)
     if image_size % patch_size:
         raise ValueError(f"image_size must be a multiple of {patch_size}, not {image_size}")
     if width % heads:

@@ -17,6 +17,7 @@ from torch import Generator, nn
 
 from flatlab.initial import convolution, drawing_from
 from flatlab.large import WideResNet, resnet, vit
+from flatmin._check import check_count, whole
 
 GROUPS = 8  # of group norm
 Norm: TypeAlias = Literal["batch", "group"] | None
@@ -84,7 +85,7 @@ def cnn6(
         >>> cnn6(1, 10, image_size=28)(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 10])
     """
-    if image_size < 4 or image_size % 4:
+    if not whole(image_size) >= 4 or image_size % 4:
         raise ValueError(f"image_size must be a positive multiple of 4, not {image_size}")
     with drawing_from(generator):
         return nn.Sequential(
@@ -162,8 +163,7 @@ def cnn3(
     """
     if norm not in ("batch", "group", None):
         raise ValueError(f"norm must be 'batch', 'group' or None, not {norm!r}")
-    if width < 1:
-        raise ValueError(f"width must be at least 1, not {width}")
+    check_count("width", width)
     if norm == "group" and width % GROUPS:
         raise ValueError(f"width must be a multiple of {GROUPS} for group norm, not {width}")
     with drawing_from(generator):

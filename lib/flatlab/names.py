@@ -27,11 +27,11 @@ def parts(model: str) -> dict[str, str | None]:
     """
     found = _MODEL.fullmatch(model)
     if found is None:
-        raise ValueError(f"model must be {MODELS}, got {model!r}")
+        raise ValueError(f"model must be {MODELS}, got {model!r:.80}")
     if found["depth"] and int(found["depth"]) % 6 != 4:
-        raise ValueError(f"model must be {MODELS} with depth 10, 16, 22, 28 …, got {model!r}")
+        raise ValueError(f"model must be {MODELS} with depth 10, 16, 22, 28 …, got {model!r:.80}")
     if found["norm"] == "-group" and int(found["width"] or 16) % 8:
-        raise ValueError(f"model must be {MODELS} with group norm of 8, 16 …, got {model!r}")
+        raise ValueError(f"model must be {MODELS} with group norm of 8, 16 …, got {model!r:.80}")
     if found["tokens"] and int(found["tokens"]) % 16:
-        raise ValueError(f"model must be {MODELS} with a vit of 16, 32 …, got {model!r}")
+        raise ValueError(f"model must be {MODELS} with a vit of 16, 32 …, got {model!r:.80}")
     return found.groupdict()

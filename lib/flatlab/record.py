@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import resource
 import subprocess
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 
 import flatmin
+from flatlab.checkpoint import read_whole
 from flatlab.run import Record
 from flatlab.sets import Place
 from flatlab.settings import Settings, load_recipe
@@ -26,44 +29,61 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read what :func:`flatlab.conduct.conduct` wrote, or somebody else says it did.
 
     Raises:
-        ValueError: a file that is damaged or something else; the message says what is wrong in it.
+        ValueError: a file that is damaged or something else; the message, one printable line, says
+            what is wrong in it.
     """
     wrong = f"{path} is damaged or no record of flatmin"
-    require(path.stat().st_size <= MOST_BYTES, f"{wrong}, too large: move it away")
+    raw = read_whole(path, MOST_BYTES)
     try:
-        content = json.loads(path.read_text("utf-8"), parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        raise ValueError(f"{wrong}: move it away") from None
-    entries = content if isinstance(content, dict) else {}
-    strange = [
-        f"{name}: {value!r:.80}" for name, value in entries.items() if not _good(name, value)
-    ]
-    require(
-        "settings" in entries and not strange,
-        f"{wrong} ({'; '.join(strange) or 'no settings'}): move it away",
-    )
-    return entries
+        content: dict[str, Any] = json.loads(
+            raw.decode(), parse_constant=_no_number, object_pairs_hook=_once
+        )
+        found = [*strange(content)]
+        require(not found, "; ".join(found[:3]))
+        Settings.of(content["settings"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{wrong} ({error}): move it away") from None
+    return content
 
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
 
 
-def _good(name: str, value: Any) -> bool:
-    """Whether one entry of a record is of its kind."""
-    match name, value:
-        case "settings", dict():
-            return all(isinstance(v, bool | int | float | str) for v in value.values())
-        case "provenance", dict():
-            return all(map(_plain, value.values()))
-        case "seconds" | "images_per_second" | "peak_megabytes", _:
-            return _number(value)
-        case "final", dict():
-            return all(map(_number, value.values()))
-        case "curve", dict() if all(isinstance(column, list) for column in value.values()):
-            alike = len({len(column) for column in value.values()}) <= 1
-            return alike and all(_number(x) for column in value.values() for x in column)
-    return False
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, none of whose names stands there twice."""
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        require(name not in content, f"{name!r:.80} is there twice")
+        content[name] = value
+    return content
+
+
+def strange(content: Any) -> Iterator[str]:
+    """What in a record is not of its kind, each in a few printable words."""
+    if not isinstance(content, dict) or "settings" not in content:
+        yield "no settings"
+        return
+    for part, value in content.items():
+        match part, value:
+            case "seconds" | "images_per_second" | "peak_megabytes", _ if _amount(value):
+                pass
+            case "settings" | "provenance" | "final" | "curve", dict():
+                for name, inner in value.items():
+                    if not (_plain_name(name) and _KINDS[part](inner)):
+                        yield f"{part}: {name!r:.80} is {inner!r:.80}"
+            case _:
+                yield f"{part!r:.80} is {value!r:.80}"
+    curve = content.get("curve")
+    columns = curve.values() if isinstance(curve, dict) else ()
+    lengths = {len(column) for column in columns if isinstance(column, list)}
+    if len(lengths) > 1:
+        yield f"curve: columns of {min(lengths)} and {max(lengths)} numbers"
+
+
+def _plain_name(name: Any) -> bool:
+    """Whether it is one like "lambda_max(F)", which needs no escaping anywhere."""
+    return isinstance(name, str) and bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9_.() ]{0,39}", name))
 
 
 def _number(value: Any) -> bool:
@@ -72,10 +92,22 @@ def _number(value: Any) -> bool:
     return value is None or (known and abs(value) < 1e300)
 
 
+def _amount(value: Any) -> bool:
+    return _number(value) and (value is None or value >= 0)
+
+
 def _plain(value: Any) -> bool:
-    """Whether it is a number, or a short line of what can be printed."""
+    """Whether it is a number, or a short line of what can be printed and is no markup."""
     line = isinstance(value, str) and len(value) <= 200 and value.isprintable()
-    return line or _number(value)
+    return _number(value) or (line and not {*value} & {*"<>"})
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "settings": lambda value: isinstance(value, bool) or (value is not None and _plain(value)),
+    "provenance": _plain,
+    "final": _number,
+    "curve": lambda column: isinstance(column, list) and all(map(_number, column)),
+}
 
 
 def recorded(recipe: str, folder: str | Path) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.data import DataLoader
 
 from flatlab.schedules import Schedule, constant
@@ -234,19 +235,93 @@ class Run:
         """Goes to where ``state`` was taken.
 
         Raises:
-            ValueError: before any change: the state of another kind of run.
+            ValueError: before any change: the state of another kind of run, or of an optimizer with
+                other settings; a radius that was changed on the way is to be set before.
         """
         own = self.state_dict()
-        require(state.keys() == own.keys(), f"state must hold {[*own]}, got {[*state]}")
+        require(state.keys() == own.keys(), f"state must hold {[*own]}, got {[*state]!s:.200}")
+        step = state["step"]
+        require(type(step) is int and step >= 0, f"state['step'] must not be {step!r:.80}")
         for part in ("model", "average"):
-            shapes = [{k: v.shape for k, v in (s[part] or {}).items()} for s in (own, state)]
-            require(shapes[0] == shapes[1], f"state[{part!r}] is that of another model")
-        self.optimizer.load_state_dict(state["optimizer"])
+            require(
+                _forms(state[part]) == _forms(own[part]), f"state[{part!r}] is of another model"
+            )
+        _check_generator(self.generator, state["generator"])
+        optimizer = self._optimizer_state(own["optimizer"], state["optimizer"], step)
+        self.optimizer.load_state_dict(optimizer)
         self.model.load_state_dict(state["model"])
         self.generator.set_state(state["generator"].cpu())
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.step = state["step"]
+        self.step = step
+
+    def _optimizer_state(self, own: dict[str, Any], state: Any, step: int) -> dict[str, Any]:
+        """An optimizer's state, checked: its settings are ours, and the rate is the schedule's."""
+        wrong = "state['optimizer'] is of another optimizer"
+        require(isinstance(state, dict) and state.keys() == own.keys(), wrong)
+        kept, groups = state["state"], state["param_groups"]
+        require(isinstance(kept, dict) and isinstance(groups, list), wrong)
+        require(len(groups) == len(own["param_groups"]), wrong)
+        for mine, theirs in zip(own["param_groups"], groups, strict=True):
+            require(isinstance(theirs, dict), wrong)
+            for name in sorted(mine.keys() & theirs.keys() - {"lr", "generator"}):
+                was, now = theirs[name], mine[name]
+                require(_same(was, now), f"{name} was {was!r:.80}, is {now!r:.80}")
+            mine["lr"] = mine["initial_lr"] * self.schedule(max(step - 1, 0))
+            if "generator" in mine:
+                noise = getattr(self.optimizer, "generator", None)
+                assert noise is not None  # whose state it is
+                _check_generator(noise, theirs.get("generator"))
+                mine["generator"] = theirs["generator"]
+        expected = self._kept_after_a_step()
+        for index, values in kept.items():
+            at = f"state['optimizer'] of parameter {index!r:.80}"
+            require(
+                type(index) is int and _forms(values) == expected.get(index, 0),
+                f"{at} is of another kind",
+            )
+            count = values.get("step")
+            require(count is None or 0 < count <= step, f"{at} is after {count} steps of {step}")
+        # Copies, as tensors that share their memory cannot move apart.
+        apart = tree_map_only(Tensor, lambda t: t.detach().clone(), kept)
+        return {"state": apart, "param_groups": own["param_groups"]}
+
+    def _kept_after_a_step(self) -> dict[int, Any]:
+        """What the optimizer keeps of each parameter: names and forms."""
+        twin = deepcopy(getattr(self.optimizer, "base_optimizer", self.optimizer))
+        for group in twin.param_groups:
+            for p in group["params"]:
+                p.grad = torch.zeros_like(p)
+        twin.step()
+        return {index: _forms(values) for index, values in twin.state_dict()["state"].items()}
+
+
+def _forms(values: Any) -> Any:
+    """What tensors under names are besides their numbers, and the types of all else."""
+    if not isinstance(values, dict):
+        return type(values)
+    return {
+        name: (v.shape, v.dtype, v.layout, v.is_meta) if isinstance(v, Tensor) else type(v)
+        for name, v in values.items()
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two settings are equal, and of one type: a tensor in one is equal to nothing."""
+    (left, form), (right, other_form) = tree_flatten(one), tree_flatten(other)
+    pairs = zip(left, right, strict=False)
+    return form == other_form and all(type(a) is type(b) and a == b for a, b in pairs)
+
+
+def _check_generator(generator: Generator, state: Any) -> None:
+    """Raise ValueError unless it is a state of such a generator."""
+    good = _forms({"": state}) == _forms({"": generator.get_state()})
+    try:
+        if good:
+            Generator(generator.device).set_state(state.cpu())
+    except RuntimeError:
+        good = False
+    require(good, f"the state of a generator must not be {state!r:.80}")
 
 
 def descend(optimizer: Optimizer, closure: Closure) -> Tensor:

@@ -23,20 +23,24 @@ Names and values are those of :class:`Settings`.
 from __future__ import annotations
 
 import math
+import re
 import sys
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from flatlab.checkpoint import read_whole
 from flatlab.names import parts
 from flatmin._check import require
 from flatmin._extras import extra
 
 RECIPES = Path(__file__).with_name("recipes")
-MOST_RUNS, MOST_BYTES = 10_000, 1_000_000  # of a recipe
+MOST_RUNS, MOST_BYTES, MOST_DOTS = 10_000, 50_000, 250  # of a recipe; dots in one line
+MOST = 1e30  # of a setting that is no whole number
 
 Loop: TypeAlias = Literal["supervised", "fixmatch", "simclr"]
 DataName: TypeAlias = Literal[
@@ -159,20 +163,22 @@ class Settings:
             >>> Settings.of({"data": "svhn", "model": "cnn6", "method": "SGD", "seed": 0}).epochs
             200
         """
-        hints = typing.get_type_hints(cls)
+        hints = _kinds()
         for name in values:
-            require(name in hints, f"{name!r} is no setting; the settings are {[*hints]}")
+            require(name in hints, f"{name!r:.80} is no setting; the settings are {[*hints]}")
         required = {f.name for f in fields(cls) if f.default is f.default_factory}
         missing = sorted(required - values.keys())
         require(not missing, f"settings must name {missing}")
         settings = cls(**{name: _of_kind(name, v, hints[name]) for name, v in values.items()})
         parts(settings.model)
         positive = ("epochs", "look", "batch_size", "climb", "lr", "sigma", "temperature")
-        for name, value in asdict(settings).items():
+        for name, value in vars(settings).items():
             if isinstance(value, int | float):
                 require(math.isfinite(value), f"{name} must be finite, got {value}")
                 require(value >= 0, f"{name} must not be negative, got {value}")
                 require(value > 0 or name not in positive, f"{name} must be positive, got {value}")
+            if isinstance(value, float):  # products of such are still float32's
+                require(value <= MOST, f"{name} must be at most {MOST}, got {value}")
         for name in ("label_noise", "label_smoothing", "threshold"):
             value = getattr(settings, name)
             require(value <= 1, f"{name} must be at most 1, got {value}")
@@ -215,7 +221,7 @@ def load_recipe(recipe: str | Path, /, **changes: Any) -> dict[str, Settings]:
 
     Raises:
         FileNotFoundError: no such recipe; the message lists those that ship.
-        ValueError: a file that is no recipe, or two runs of one name.
+        ValueError: a file that is no recipe or has no plain name, or two runs of one name.
 
     Example:
         >>> [*load_recipe("heatmap")][0]
@@ -226,9 +232,17 @@ def load_recipe(recipe: str | Path, /, **changes: Any) -> dict[str, Settings]:
     path = Path(recipe) if str(recipe).endswith(".toml") else RECIPES / f"{recipe}.toml"
     if not path.exists():
         raise FileNotFoundError(f"no recipe {recipe}; there are {recipes()}, or give a .toml file")
-    require(path.stat().st_size <= MOST_BYTES, f"{path} is too large for a recipe")
+    # Its records lie in a folder of that name, and the stem of "...toml" is "..".
+    plain = re.fullmatch(r"\w[\w .+-]*", path.stem)
+    require(
+        plain is not None, f"a recipe's file must be named like my-runs.toml, got {path.name!r}"
+    )
+    raw = read_whole(path, MOST_BYTES)
+    # A key lies in one line, and the parser takes time and memory by its parts squared.
+    dots = max(line.count(b".") for line in raw.split(b"\n"))
+    require(dots <= MOST_DOTS, f"{path} must hold at most {MOST_DOTS} dots in a line, got {dots}")
     try:
-        content = _toml(path.read_text(encoding="utf-8"))
+        content = _toml(raw.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
     groups = content.pop("runs", [])
@@ -266,10 +280,14 @@ def parse(assignment: str) -> tuple[str, Any]:
         (('rho', 0.1), ('method', 'IAM-D'), ('validate', True))
     """
     name, equals, text = assignment.partition("=")
-    require(bool(name and equals and text), f"expected name=value, got {assignment!r}")
+    one_line = not {*assignment} & {*"\r\n"}  # else TOML takes what follows for more settings
+    require(
+        bool(name and equals and text) and one_line,
+        f"expected name=value in one line, got {assignment!r}",
+    )
     try:
         return name, _toml(f"value = {text}")["value"]
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, text
 
 
@@ -289,7 +307,7 @@ def smoke(settings: Settings) -> Settings:
 
 def _name(settings: Settings, told: Iterable[str]) -> str:
     """The method, what is told, and the seed."""
-    values = asdict(settings)
+    values = vars(settings)
     own = [
         values[name] if isinstance(values[name], str) else f"{name}{values[name]:g}"
         for name in dict.fromkeys(told)
@@ -308,15 +326,20 @@ def _toml(text: str) -> dict[str, Any]:
     return content
 
 
+@cache  # for many runs it takes longer than all the rest
+def _kinds() -> dict[str, Any]:
+    return typing.get_type_hints(Settings)
+
+
 def _of_kind(name: str, value: Any, hint: Any) -> Any:
     """The value if it is of the kind that a field wants."""
     if allowed := typing.get_args(hint):
-        require(value in allowed, f"{name} must be one of {allowed}, got {value!r}")
+        require(value in allowed, f"{name} must be one of {allowed}, got {value!r:.80}")
         return value
     if isinstance(value, int):
         require(abs(value) < 2**63, f"{name} must be below 2**63, got {value!r:.40}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     good = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-    require(good, f"{name} must be of type {hint.__name__}, got {value!r}")
+    require(good, f"{name} must be of type {hint.__name__}, got {value!r:.80}")
     return value

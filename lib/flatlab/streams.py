@@ -8,7 +8,7 @@ from hashlib import sha256
 import torch
 from torch import Generator, Tensor
 
-from flatmin._check import require
+from flatmin._check import check_count
 
 
 def stream(*key: int | str, device: torch.device | str = "cpu") -> Generator:
@@ -49,7 +49,7 @@ def shuffled(n: int, batch_size: int, *key: int | str, start: int = 0) -> Iterat
         Indices in 0 … n − 1, (batch_size,), int64.
 
     Raises:
-        ValueError: no example or an empty batch.
+        ValueError: no example, an empty batch, or a step before the first.
 
     Example:
         >>> batches = shuffled(5, 2, 0)
@@ -57,8 +57,8 @@ def shuffled(n: int, batch_size: int, *key: int | str, start: int = 0) -> Iterat
         >>> epoch.sort().values, bool((next(batches) == next(shuffled(5, 2, 0, start=3))).all())
         (tensor([0, 1, 2, 3, 4]), True)
     """
-    require(n > 0, f"n must be positive: there are no examples to draw from, got {n}")
-    require(batch_size > 0, f"batch_size must be positive, got {batch_size}")
+    n, batch_size = check_count("n", n), check_count("batch_size", batch_size)
+    start = check_count("start", start, 0)
     epoch, skip = divmod(start * batch_size, n)
     ahead = torch.randperm(n, generator=stream(*key, "order", epoch))[skip:]
     while True:

@@ -240,6 +240,8 @@ class Climber(Wrapper):
         super()._check(groups)
 
     def _check_module(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module must be a torch.nn.Module, got {module!r:.80}")
         held = {id(p) for group in self.param_groups for p in group["params"]}
         named = module.named_parameters()
         missing = [name for name, p in named if p.requires_grad and id(p) not in held]

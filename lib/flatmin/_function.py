@@ -159,8 +159,12 @@ class Function:
 
     def split(self, vector: Tensor, name: str = "vector") -> list[Tensor]:
         """A vector (m,) in the shapes of the parameters, on their device."""
+        if not isinstance(vector, Tensor):
+            raise TypeError(f"{name} must be a tensor (m,), got {vector!r:.80}")
         shape = (*vector.shape,)
         require(shape == (self.size,), f"{name} must be ({self.size},), got {shape}")
+        fits = not vector.is_complex() or any(p.is_complex() for p in self.params)
+        require(fits, f"{name} must be real, as the parameters are, got {vector.dtype}")
         vector = on_device(vector, self.params[0].device)
         pieces = vector.split_with_sizes([p.numel() for p in self.params])
         return [v.view_as(p) for v, p in zip(pieces, self.params, strict=True)]

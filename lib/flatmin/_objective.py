@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flatmin._check import check_climb, check_rho
 from flatmin._function import same_randomness
-from flatmin._tangent import mean, noise, over_ranks, pullback, unit
+from flatmin._tangent import mean, noise, over_ranks, points, pullback, unit
 from flatmin.fisher import FisherOperator
 
 
@@ -29,19 +29,28 @@ class Objective:
         check_rho(self.rho)
         check_climb(self.steps, 1.0 if self.sigma is None else self.sigma)
 
-    def climb(self) -> tuple[list[Tensor], list[Tensor]]:
-        """δ_K, and the values at δ₁ … δ_{K−1} met on the way."""
+    def climb(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """δ_K, the values at δ₁ … δ_{K−1} met on the way, and the norms of the K gradients.
+
+        A gradient that is zero or not finite has no direction: δ stays, at θ if it is the first.
+        """
         sigma = 1.0 if self.sigma is None else self.sigma
-        delta, values = noise(self.fisher.function.params, sigma, self.generator), []
+        delta = noise(self.fisher.function.params, sigma, self.generator)
+        values: list[Tensor] = []
+        norms: list[Tensor] = []
         for step in range(self.steps):
             if step == 0 and self.sigma is None:
                 gradient = self.fisher_product(delta)
             else:
                 value, gradient = self.sweep(delta)
                 values += [value] if step > 0 else []
-            delta = unit(gradient)
-            torch._foreach_mul_(delta, self.rho)
-        return delta, values
+            norms.append(unit(gradient))
+            torch._foreach_mul_(gradient, self.rho)
+            if step > 0:
+                found, pairs = points(norms[-1]), zip(gradient, delta, strict=True)
+                gradient = [torch.where(found, g, d) for g, d in pairs]
+            delta = gradient
+        return delta, values, norms
 
     def fisher_product(self, delta: list[Tensor]) -> list[Tensor]:
         """The product n Fδ, the gradient's limit for small δ."""

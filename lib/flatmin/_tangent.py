@@ -22,6 +22,7 @@ SIGMA = 1.0
 def noise(params: Sequence[Tensor], sigma: float, generator: Generator) -> list[Tensor]:
     """δ₀ ~ N(0, (σ²/m) I), so ‖δ₀‖ ≈ σ, in the shapes of the parameters, at least in float32."""
     sizes = [p.numel() for p in params]
+    require(sum(sizes) > 0, "params hold no number to move")
     dtype = torch.promote_types(params[0].dtype, torch.float32)
     draw = torch.randn(sum(sizes), generator=generator, device=params[0].device, dtype=dtype)
     pieces = draw.mul_(sigma / math.sqrt(sum(sizes))).split_with_sizes(sizes)
@@ -68,8 +69,13 @@ def gradient(
 
     Raises:
         RuntimeError: a reentrant checkpoint, which hides weights from autograd.
+        ValueError: a sparse gradient.
     """
     found = torch.autograd.grad(outputs, weights, seed, allow_unused=True)
+    require(
+        not any(g is not None and g.is_sparse for g in found),
+        "sparse gradients have no place in a climb: make the embedding with sparse=False",
+    )
     if any(g is None for g in found) and _is_reentrant(outputs):
         raise RuntimeError(
             "a reentrant checkpoint hides its weights from the climb: checkpoint with"
@@ -92,11 +98,19 @@ def _is_reentrant(outputs: Tensor) -> bool:
     return False
 
 
-def unit(tensors: list[Tensor]) -> list[Tensor]:
-    """Scale the tensors in place to joint norm 1; to 0 if their norm is 0 or not finite."""
+def unit(tensors: list[Tensor]) -> Tensor:
+    """Scale the tensors in place to joint norm 1, to 0 if the norm they had is 0 or not finite.
+
+    Returns that norm.
+    """
     norm = clear_unless_finite(tensors)
     torch._foreach_div_(here(tensors), torch.where(norm > 0, norm, 1.0))
-    return tensors
+    return norm
+
+
+def points(norm: Tensor) -> Tensor:
+    """Whether a vector of that norm has a direction: a norm that is finite, and not 0."""
+    return norm.isfinite() & (norm > 0)
 
 
 def clear_unless_finite(tensors: list[Tensor]) -> Tensor:
@@ -133,9 +147,13 @@ def here(tensors: Sequence[Tensor]) -> list[Tensor]:
         return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
 
 
-def new_generator(params: Sequence[Tensor]) -> Generator:
-    """A generator on the parameters' device, seeded with 0."""
-    return Generator(params[0].device).manual_seed(0)
+def generator_of(params: Sequence[Tensor], given: Generator | None) -> Generator:
+    """The generator that was given, or one on the parameters' device, seeded with 0."""
+    if given is None:
+        return Generator(params[0].device).manual_seed(0)
+    if not isinstance(given, Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {given!r:.80}")
+    return given
 
 
 class KnownGradient(torch.autograd.Function):

@@ -12,13 +12,14 @@ from torch import Generator, Tensor, nn
 from flatmin._check import check_not_flattened, check_rho, require
 from flatmin._function import same_randomness, steady_attention
 from flatmin._tangent import (
-    clear_unless_finite,
     gradient,
     here,
     noise,
     over_ranks,
+    points,
     pullback,
     sharded_noise,
+    unit,
 )
 from flatmin.directions import Tangent
 from flatmin.divergences import Divergence
@@ -34,7 +35,7 @@ def targets(groups: Iterable[dict[str, Any]]) -> tuple[list[Tensor], list[float]
     """The parameters that move, and the radius of each.
 
     Raises:
-        ValueError: a radius out of range, or nothing to move.
+        ValueError: a radius out of range, nothing to move, or a parameter twice.
         NotImplementedError: parameters of FullyShardedDataParallel.
     """
     groups = [*groups]
@@ -43,7 +44,9 @@ def targets(groups: Iterable[dict[str, Any]]) -> tuple[list[Tensor], list[float]
         check_not_flattened(group["params"])
     pairs = [(p, g["rho"]) for g in groups for p in g["params"] if p.requires_grad]
     require(bool(pairs), "params holds no trainable parameter")
-    return [p for p, _ in pairs], [rho for _, rho in pairs]
+    params = [p for p, _ in pairs]
+    require(len({*map(id, params)}) == len(params), "params must hold each parameter once")
+    return params, [rho for _, rho in pairs]
 
 
 class Visit:
@@ -195,9 +198,7 @@ class Visit:
         """δ = ρ g/‖g‖, in place; each parameter's part by its own ρ."""
         if self._sync and not self._sharded:  # of shards, gradients are the mean of all ranks
             gradient = over_ranks(gradient)
-        norm = clear_unless_finite(gradient)
-        self.stayed = ~(norm.isfinite() & (norm > 0))
-        torch._foreach_div_(here(gradient), torch.where(self.stayed, 1.0, norm))
+        self.stayed = ~points(unit(gradient))
         torch._foreach_mul_(here(gradient), self._radii)
         return gradient
 

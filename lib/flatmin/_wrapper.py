@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -43,6 +44,11 @@ class Wrapper(Optimizer):
     base_optimizer: Optimizer
     generator: Generator | None
 
+    def _radius(self, *_: Any) -> Any:
+        raise AttributeError('each group has its own radius, group["rho"] in param_groups')
+
+    rho = property(_radius, _radius)  # set as an attribute it would be read by nobody
+
     def __init__(
         self, params: ParamsT, base: Base, settings: dict[str, Any], base_kwargs: dict[str, Any]
     ) -> None:
@@ -53,30 +59,24 @@ class Wrapper(Optimizer):
             )
         super().__init__(params, settings)
         self._check(self.param_groups)
-        made = base(self.param_groups, **base_kwargs) if callable(base) else self._join(base)
+        made = base(self.param_groups, **base_kwargs) if callable(base) else _joined(base)
+        _check_steps_alone(made)
         unused = [] if callable(base) else [*base_kwargs]
         require(not unused, f"ready optimizers have their settings, got also {unused}")
         clash = [name for name in self._settings if name in made.defaults]
         require(not clash, f"{type(made).__name__} has settings of its own named {clash}")
+        mine, its = (
+            {id(p) for group in each.param_groups for p in group["params"] if p.requires_grad}
+            for each in (self, made)
+        )
+        require(mine == its, "params and the base optimizer must hold the same parameters")
+        for group in made.param_groups:
+            for name in settings:
+                group.setdefault(name, settings[name])
+        self._check(made.param_groups)
         self.base_optimizer, self.generator = made, None
         self.defaults.update(made.defaults)
         self.param_groups, self.state = made.param_groups, made.state
-
-    def _join(self, optimizers: Sequence[Optimizer]) -> Together:
-        for optimizer in optimizers:
-            if not isinstance(optimizer, Optimizer):
-                raise TypeError(f"base_optimizer must list ready optimizers, got {optimizer!r}")
-        together = Together(optimizers)
-        mine, theirs = (
-            {id(p) for group in each.param_groups for p in group["params"]}
-            for each in (self, together)
-        )
-        require(mine == theirs, "params must be all parameters of the ready optimizers, no others")
-        for group in together.param_groups:
-            for name in self._settings:
-                group.setdefault(name, self.defaults[name])
-        self._check(together.param_groups)
-        return together
 
     def _check(self, groups: Sequence[dict[str, Any]]) -> None:
         """Raise a ValueError if a setting is out of range."""
@@ -87,11 +87,21 @@ class Wrapper(Optimizer):
             require(alike, f"{name} must be the same in all groups, got {values}")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as to any optimizer; it may have a "rho" of its own."""
+        """Add a group, as to any optimizer; it may have a "rho" of its own.
+
+        Raises:
+            ValueError: a setting out of range, or another than that of the other groups; a
+                parameter that is there already. Then nothing is added.
+        """
         if "base_optimizer" in self.__dict__:
             first = {**self.param_groups[0], "rho": self.defaults["rho"]}
             settings = {name: first[name] for name in self._settings}
             self.base_optimizer.add_param_group({**settings, **param_group})
+            try:
+                self._check(self.param_groups)
+            except BaseException:
+                del self.param_groups[-1]
+                raise
         else:
             super().add_param_group(param_group)
 
@@ -111,6 +121,9 @@ class Wrapper(Optimizer):
         Raises:
             ValueError: other groups, or a setting out of range; then nothing has changed.
         """
+        held = [*state_dict]
+        known = {"state", "param_groups"} <= {*held}
+        require(known, f"state_dict must hold 'state' and 'param_groups', got {held}")
         super().load_state_dict(state_dict)  # runs the hooks, ends in __setstate__
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -130,3 +143,21 @@ class Wrapper(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{name: getattr(self, name) for name in self._kept}}
+
+
+def _joined(optimizers: Sequence[Optimizer]) -> Together:
+    for optimizer in optimizers:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"base_optimizer must list ready optimizers, got {optimizer!r}")
+        _check_steps_alone(optimizer)
+    return Together(optimizers)
+
+
+def _check_steps_alone(optimizer: Optimizer) -> None:
+    """Check that its step needs no closure: at that time the gradient is there, the climb over."""
+    try:
+        inspect.signature(optimizer.step).bind()
+    except TypeError:
+        kind = type(optimizer).__name__
+        message = f"base_optimizer must step without a closure, which {kind} does not"
+        raise ValueError(message) from None

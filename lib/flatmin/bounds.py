@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from flatmin._check import check_rho, real, require
+
 __all__ = ["GeneralizationBound", "disagreement", "generalization_bound", "inconsistency_range"]
 
 
@@ -85,18 +87,27 @@ def generalization_bound(
         *[("loss", loss), ("inconsistency", inconsistency)],
         *[("norm", norm), ("residual_norm", residual_norm)],
     ]:
-        _require(0 <= value < math.inf, f"{name} must be finite and >= 0, got {value}")
-    _require(parameters >= 1, f"parameters must be >= 1, got {parameters}")
-    _require(examples >= 2, f"examples must be >= 2, got {examples}")
-    _require(0 < rho < math.inf, f"rho must be positive and finite, got {rho}")
-    _require(0 < xi < 1, f"xi must lie between 0 and 1, got {xi}")
+        require(0 <= real(value) < math.inf, f"{name} must be finite and >= 0, got {value!r:.80}")
+    for name, value, least in [("parameters", parameters, 1), ("examples", examples, 2)]:
+        allowed = least <= real(value) < math.inf
+        require(allowed, f"{name} must be finite and >= {least}, got {value!r:.80}")
+    check_rho(rho)
+    require(0 < real(xi) < 1, f"xi must lie between 0 and 1, got {xi!r:.80}")
     noise = rho / (math.sqrt(parameters) + math.sqrt(math.log(examples)))
     # m s² (1 + sqrt(log n / m))² = ρ²: the theorem's ratio is that of ‖θ‖² to the noise's.
-    divergence = parameters * math.log1p(norm**2 / (parameters * noise**2))
+    try:
+        residual, ratio = 0.5 * rho**2 * residual_norm, norm**2 / (parameters * noise**2)
+    except (OverflowError, ZeroDivisionError):
+        ratio = math.inf
+    require(
+        ratio < math.inf,
+        f"norm, rho and norm / rho must have finite squares, got norm={norm} and rho={rho}",
+    )
+    divergence = parameters * math.log1p(ratio)
     return GeneralizationBound(
         loss=loss,
         inconsistency=inconsistency,
-        residual=0.5 * rho**2 * residual_norm,
+        residual=residual,
         complexity=math.sqrt((divergence + 4 * math.log(examples / xi)) / (examples - 1)),
         noise=noise,
     )
@@ -112,10 +123,11 @@ def disagreement(logits: Tensor) -> float:
         logits: the outputs of r ≥ 2 networks on the same n examples, (r, n, C).
 
     Returns:
-        The mean over all ordered pairs and examples, in nats.
+        The mean over all ordered pairs and examples, in nats. A logit of −∞ masks a class; one that
+        a single network masks makes it infinite.
 
     Raises:
-        ValueError: logits that are not (r ≥ 2, n, C).
+        ValueError: logits that are not (r ≥ 2, n, C), empty, or not real.
 
     Example:
         >>> import torch
@@ -123,10 +135,13 @@ def disagreement(logits: Tensor) -> float:
         '0.1155'
     """
     shape = tuple(logits.shape)
-    _require(len(shape) == 3 and shape[0] >= 2, f"logits must be (r >= 2, n, C), got {shape}")
+    require(len(shape) == 3 and shape[0] >= 2, f"logits must be (r >= 2, n, C), got {shape}")
+    require(logits.numel() > 0, f"logits must not be empty, got {shape}")
+    require(not logits.is_complex(), f"logits must be real, got {logits.dtype}")
     log_f = logits.detach().double().log_softmax(2)
     # The sum of f_i (log f_i − log f_j) over all j needs only the mean of log f_j.
     divergence = log_f.exp() * (log_f - log_f.mean(0))
+    divergence = divergence.masked_fill(log_f == -math.inf, 0.0)  # the limit of f log f at f = 0
     return float(divergence.sum()) / ((len(log_f) - 1) * shape[1])
 
 
@@ -166,14 +181,12 @@ def inconsistency_range(
     """
     rank = parameters if dominant is None else dominant
     low, high = spread
-    _require(0 <= disagreement < math.inf, f"disagreement must be >= 0, got {disagreement}")
-    _require(parameters >= 1, f"parameters must be >= 1, got {parameters}")
-    _require(1 <= rank <= parameters, f"dominant must be from 1 to {parameters}, got {dominant}")
-    _require(0 < low <= high < math.inf, f"spread must be 0 < low <= high, got {spread}")
+    for name, value, least in [("disagreement", disagreement, 0), ("parameters", parameters, 1)]:
+        allowed = least <= real(value) < math.inf
+        require(allowed, f"{name} must be finite and >= {least}, got {value!r:.80}")
+    allowed = 1 <= real(rank) <= parameters
+    require(allowed, f"dominant must be from 1 to {parameters}, got {dominant!r:.80}")
+    allowed = 0 < real(low) <= real(high) < math.inf
+    require(allowed, f"spread must be 0 < low <= high, got {spread}")
     upper = parameters / 2 * disagreement
     return upper / rank / high, upper / low
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

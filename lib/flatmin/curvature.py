@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Generator, Tensor, nn
 
-from flatmin._check import require
+from flatmin._check import real, require, whole
 from flatmin._function import Outputs, Progress
-from flatmin._tangent import new_generator
+from flatmin._tangent import generator_of
 from flatmin.divergences import DivergenceName
 from flatmin.fisher import FisherOperator
 from flatmin.hessian import HessianOperator
@@ -120,9 +120,8 @@ def top_eigenpairs(
         (tensor([4.5000], dtype=torch.float64), tensor([[1., 0.]], dtype=torch.float64), True)
     """
     m, like = operator.size, operator.like
-    whole = isinstance(k, int)
-    require(whole and 1 <= k < m, f"k must be from 1 to m - 1 = {m - 1}, not {k}")
-    require(0 < tol < 1, f"tol must lie between 0 and 1, not {tol}")
+    require(1 <= whole(k) < m, f"k must be from 1 to m - 1 = {m - 1}, not {k!r:.80}")
+    require(0 < real(tol) < 1, f"tol must lie between 0 and 1, not {tol!r:.80}")
 
     def matvec(vector: NDArray[np.float64]) -> NDArray[np.float64]:
         out = (operator @ torch.from_numpy(vector.reshape(m)).to(like)).double().cpu().numpy()
@@ -130,7 +129,7 @@ def top_eigenpairs(
             raise FloatingPointError("the product of the matrix with a vector is not finite")
         return out
 
-    generator = generator or new_generator([like])
+    generator = generator_of([like], generator)
     start = torch.randn(m, generator=generator, device=like.device).cpu().double().numpy()
     matrix = LinearOperator((m, m), matvec, dtype=np.float64)
     # The few eigenvalues wanted stand out: a small Krylov space finds them in the fewest products.
@@ -172,10 +171,9 @@ def trace(
         >>> trace(FisherOperator(nn.Linear(2, 1, bias=False), x, divergence="gaussian"))
         TraceEstimate(value=5.0, standard_error=0.0)
     """
-    whole = isinstance(probes, int)
-    require(whole and probes >= 2, f"probes must be an integer, at least 2, not {probes}")
+    require(whole(probes) >= 2, f"probes must be an integer, at least 2, not {probes!r:.80}")
     like = operator.like
-    generator = generator or new_generator([like])
+    generator = generator_of([like], generator)
     forms = []
     for _ in range(probes):
         heads = torch.randint(2, (operator.size,), generator=generator, device=like.device)

@@ -45,7 +45,7 @@ class Divergence(ABC):
         """The outputs as a matrix, a row for each example.
 
         Raises:
-            ValueError: no example, or a shape that D is not defined for.
+            ValueError: no example, complex outputs, or a shape that D is not defined for.
         """
 
     def count(self, outputs: Tensor) -> int:
@@ -145,7 +145,7 @@ class _Categorical(Divergence):
             f'logits must be (..., C) with C >= 2 for divergence="categorical", got {shape};'
             ' for one logit per example there is divergence="bernoulli"',
         )
-        require(outputs.numel() > 0, f"the batch must not be empty, got outputs {shape}")
+        _check(outputs)
         return outputs.flatten(0, -2)
 
     def _slope(self, f: Tensor, moved: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class _ByExample(Divergence):
     def rows(self, outputs: Tensor) -> Tensor:
         shape = tuple(outputs.shape)
         require(len(shape) >= 1, "outputs must be (n, ...), got a scalar")
-        require(outputs.numel() > 0, f"the batch must not be empty, got outputs {shape}")
+        _check(outputs)
         return outputs.reshape(len(outputs), -1)
 
 
@@ -229,6 +229,12 @@ def divergence_named(name: DivergenceName) -> Divergence:
     known = [*_DIVERGENCES]
     require(name in known, f"divergence must be one of {known}, got {name!r}")
     return _DIVERGENCES[name]
+
+
+def _check(outputs: Tensor) -> None:
+    shape = tuple(outputs.shape)
+    require(outputs.numel() > 0, f"the batch must not be empty, got outputs {shape}")
+    require(not outputs.is_complex(), f"the outputs must be real, got {outputs.dtype}")
 
 
 def _wide(outputs: Tensor) -> Tensor:

@@ -51,8 +51,9 @@ class FisherOperator:
 
     Raises:
         ValueError: no trainable parameter, an unknown divergence, inputs that can be read once
-            only, ``sync`` without a process group; on multiplying also for an empty batch, or
-            outputs of a wrong shape.
+            only, ``sync`` without a process group; on multiplying also for an empty batch, outputs
+            that are complex or of a wrong shape, or a vector that is complex where no parameter is
+            or not (m,).
 
     Examples:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -85,8 +86,9 @@ class FisherOperator:
     def __matmul__(self, vector: Tensor) -> Tensor:
         """F v, (m,), for v (m,)."""
         with self.function.measured(self.training):
-            product, n = torch.zeros_like(vector, device=self.like.device), 0
-            for outputs, term in self.terms(self.function.split(vector)):
+            tangents, n = self.function.split(vector), 0
+            product = torch.zeros_like(vector, device=self.like.device)
+            for outputs, term in self.terms(tangents):
                 product += torch.cat([t.reshape(-1) for t in term])
                 n += self.divergence.count(outputs)
         return mean(product, n, self.sync)

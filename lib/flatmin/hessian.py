@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ class HessianOperator:
     Args:
         model: network f(·, θ), see :mod:`flatmin.inconsistency`.
         loss_fn: ``(outputs, targets) -> scalar``, the mean over all targets of a batch, each
-            weighted alike, or their sum if ``loss_fn.reduction`` says so.
+            weighted alike, or their sum if ``loss_fn.reduction``, or the keyword of that name of a
+            :func:`functools.partial`, says so.
         inputs: a batch, or a re-iterable of batches.
         targets: its targets (n, …), or a list of as many targets as there are batches.
         params: the parameters that make up θ, by default all trainable ones.
@@ -67,7 +69,7 @@ class HessianOperator:
             f"inputs hold {len(batches)} batches, but targets {len(labels)}",
         )
         self._pairs = [*zip(batches, map(_content, labels), strict=True)]
-        reduction = getattr(loss_fn, "reduction", "mean")
+        reduction = _setting(loss_fn, "reduction", "mean")
         require(
             reduction in ("mean", "sum"),
             f"loss_fn must have reduction 'mean' or 'sum', not {reduction!r}",
@@ -84,8 +86,8 @@ class HessianOperator:
         function, n = self._function, 0
         # The fused attention kernels have no second derivative.
         with function.measured(), sdpa_kernel(SDPBackend.MATH):
-            pairs = zip(function.split(vector), function.params, strict=True)
-            tangents = [v.to(p.dtype) for v, p in pairs]
+            pieces = zip(function.split(vector), function.params, strict=True)
+            tangents = [v.to(p.dtype) for v, p in pieces]
             leaves = function.leaves()
             product = torch.zeros_like(vector, device=self.like.device)
             for batch, target in self._pairs:
@@ -93,7 +95,9 @@ class HessianOperator:
                     outputs = function(batch)
                     require(len(outputs) > 0, "the batch must not be empty")
                     slope = _gradient(self._loss_fn(outputs, target), leaves, create_graph=True)
-                    curved = _gradient(slope, leaves, tangents)
+                    # A slope without a graph is constant, as where a loss is linear in the outputs.
+                    pairs = [p for p in zip(slope, tangents, strict=True) if p[0].requires_grad]
+                    curved = _gradient([s for s, _ in pairs], leaves, [v for _, v in pairs])
                 entries = target.numel() if isinstance(target, Tensor) else len(outputs)
                 weight = entries if self._mean else 1
                 product += weight * torch.cat([c.reshape(-1) for c in curved])
@@ -121,5 +125,12 @@ def _alike(loss_fn: Any, targets: Any) -> bool:
     """Whether a mean over these targets divides by their number."""
     if not isinstance(targets, Tensor) or targets.is_floating_point():
         return True
-    ignored = (targets == getattr(loss_fn, "ignore_index", -100)).any()
-    return getattr(loss_fn, "weight", None) is None and not ignored
+    ignored = (targets == _setting(loss_fn, "ignore_index", -100)).any()
+    return _setting(loss_fn, "weight", None) is None and not ignored
+
+
+def _setting(loss_fn: Any, name: str, default: Any) -> Any:
+    """What a loss has been set to: by a keyword of :func:`functools.partial`, or an attribute."""
+    if isinstance(loss_fn, partial):
+        return loss_fn.keywords.get(name, _setting(loss_fn.func, name, default))
+    return getattr(loss_fn, name, default)

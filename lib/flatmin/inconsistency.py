@@ -19,6 +19,7 @@ causal language model, whose every token is an example::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from flatmin._check import require
+from flatmin._check import check_count
 from flatmin._function import (
     Batch,
     Function,
@@ -37,7 +38,7 @@ from flatmin._function import (
     steady_attention,
 )
 from flatmin._objective import Objective
-from flatmin._tangent import new_generator
+from flatmin._tangent import generator_of
 from flatmin.divergences import DivergenceName
 from flatmin.fisher import FisherOperator
 
@@ -49,12 +50,14 @@ class LocalInconsistency:
     """What :func:`local_inconsistency` found.
 
     Attributes:
-        value: S_ρ, the largest over the restarts.
+        value: S_ρ, the largest over the restarts; of each it is that at δ_K, the last iterate,
+            which at a large ρ may be below an earlier one in ``history``.
         delta: its perturbation, (m,), in the order of the model's trainable parameters; ‖δ‖₂ = ρ.
         history: the divergence at δ₁ … δ_K, (restarts, steps).
         converged: whether the last step of the best restart changed the value by 1 % or less;
-            False with a single step, which cannot tell, and at 0: perhaps the weights are too
-            coarse for this ρ or σ (float16, bfloat16), and rounding has swallowed δ.
+            False with a single step, which cannot tell, where the last gradient had no direction,
+            and at 0: perhaps the weights are too coarse for this ρ or σ (float16, bfloat16), and
+            rounding has swallowed δ.
     """
 
     value: float
@@ -113,13 +116,15 @@ def local_inconsistency(
         generator: source of the noise, on the model's device; by default seeded alike every call.
 
     Returns:
-        The value, its δ, and the value after every step. With non-finite outputs the value is NaN;
-        where the outputs do not move, δ and the value are 0.
+        The value, its δ, and the value after every step. With non-finite outputs, or a first
+        gradient that is not finite, the value is NaN; where the outputs do not move, δ and the
+        value are 0. A later gradient that vanishes or overflows, at a very large ρ, leaves δ as it
+        is.
 
     Raises:
         ValueError: an argument out of range, no trainable parameter, an empty batch, outputs of a
-            shape that the divergence is not defined for, a stream that can be read only once, or
-            ``sync`` without a process group.
+            shape that the divergence is not defined for, or complex, a stream that can be read only
+            once, or ``sync`` without a process group.
         TypeError: no tensor among the model's outputs.
         NotImplementedError: parameters sharded over processes.
 
@@ -132,10 +137,7 @@ def local_inconsistency(
         >>> [round(abs(d), 4) for d in S.delta.tolist()]
         [0.2, 0.0]
     """
-    require(
-        isinstance(restarts, int) and restarts >= 1,
-        f"restarts must be an integer >= 1, got {restarts}",
-    )
+    check_count("restarts", restarts)
     fisher = FisherOperator(
         model,
         inputs,
@@ -147,23 +149,28 @@ def local_inconsistency(
         sync=sync,
     )
     objective = Objective(
-        fisher, rho, steps, sigma, generator or new_generator(fisher.function.params)
+        fisher, rho, steps, sigma, generator_of(fisher.function.params, generator)
     )
-    deltas, history = [], []
+    deltas, history, lengths = [], [], []
     with fisher.function.measured(training):
         for _ in range(restarts):
-            delta, values = objective.climb()
+            delta, values, norms = objective.climb()
             final, _unused = objective.sweep(delta, climb=False)
             deltas.append(delta)
-            history.append(torch.stack([*values, final]))
+            # Where the first gradient is not finite, δ = 0 is no finding, and D = 0 there neither.
+            history.append(torch.stack([*values, final]) + 0 * norms[0])
+            lengths.append(norms[-1])
     curves = torch.stack(history)
     best = int(curves[:, -1].argmax())
-    last = [float(value) for value in curves[best, -2:]]
+    *before, value, norm = torch.stack([*curves[best, -2:], lengths[best].to(curves)]).tolist()
     return LocalInconsistency(
-        value=last[-1],
+        value=value,
         delta=parameters_to_vector(deltas[best]),
         history=curves,
-        converged=steps > 1 and last[-1] > 0 and abs(last[-1] - last[0]) <= 0.01 * last[-1],
+        converged=bool(before)
+        and 0 < norm < math.inf
+        and value > 0
+        and abs(value - before[0]) <= 0.01 * value,
     )
 
 
@@ -227,8 +234,9 @@ def worst_case_perturbation(
         generator: source of the noise.
 
     Returns:
-        δ, (m,), in the order of the parameters, at least in float32; zero where the gradient
-        vanishes or is not finite. :func:`outputs_at` applies it.
+        δ, (m,), in the order of the parameters, at least in float32; zero where the first gradient
+        vanishes or is not finite, while a later one of that kind leaves δ as it is.
+        :func:`outputs_at` applies it.
 
     Raises:
         ValueError: as :func:`local_inconsistency`.
@@ -251,10 +259,10 @@ def worst_case_perturbation(
         sync=sync,
     )
     objective = Objective(
-        fisher, rho, steps, sigma, generator or new_generator(fisher.function.params)
+        fisher, rho, steps, sigma, generator_of(fisher.function.params, generator)
     )
     with fisher.function.measured(training):
-        delta, _values = objective.climb()
+        delta, *_unused = objective.climb()
     return parameters_to_vector(delta)
 
 
@@ -279,7 +287,7 @@ def outputs_at(
         The outputs (n, ...), differentiable in δ and θ (but not through checkpointed layers).
 
     Raises:
-        ValueError: δ is not (m,).
+        ValueError: δ is not (m,), or complex where no parameter is.
 
     Example:
         >>> model, x = torch.nn.Linear(2, 1, bias=False), torch.eye(2)

@@ -65,7 +65,7 @@ from flatmin._attach import Attachment, Penalised, read
 from flatmin._check import check_beta, require
 from flatmin._climber import Climber, Passes
 from flatmin._function import Outputs, logits_of
-from flatmin._tangent import SIGMA, new_generator
+from flatmin._tangent import SIGMA, generator_of
 from flatmin._visit import Visit, targets
 from flatmin._wrapper import Base, Setting
 from flatmin.directions import Adaptive, Algorithm1, Loss, Random, Score
@@ -96,7 +96,8 @@ class SAM(Climber):
         **base_kwargs: passed to the base optimizer.
 
     Raises:
-        ValueError: ρ out of range, nothing to train, or ``params`` without some of ``module``'s.
+        ValueError: ρ out of range, nothing to train, a parameter twice, ``params`` without some of
+            ``module``'s, or a base optimizer of other parameters or one that needs a closure.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([3.0]))
@@ -216,7 +217,7 @@ class IAMS(Climber):
         settings |= {"divergence": divergence, "direction": direction}
         rest: dict[str, Any] = {"module": module, "sync": sync, **base_kwargs}
         super().__init__(params, base_optimizer, **settings, **rest)
-        self.generator = generator or new_generator(targets(self.param_groups)[0])
+        self.generator = generator_of(targets(self.param_groups)[0], generator)
 
     def _direction(self, group: dict[str, Any]) -> _Direction:
         known, direction, steps = get_args(Direction), group["direction"], group["steps"]

@@ -18,7 +18,7 @@ from flatmin._function import (
     same_randomness,
     steady_attention,
 )
-from flatmin._tangent import SIGMA, KnownGradient, new_generator, noise, pullback, unit
+from flatmin._tangent import SIGMA, KnownGradient, generator_of, noise, pullback, unit
 from flatmin.divergences import DivergenceName, divergence_named
 
 __all__ = ["InconsistencyPenalty"]
@@ -44,8 +44,7 @@ class InconsistencyPenalty:
     rank climbs on its own examples.
 
     Attributes:
-        rho: ρ, may be changed between steps.
-        beta: β, may be changed between steps.
+        rho, beta, steps, sigma: ρ, β, K and σ, may be changed between steps.
 
     Args:
         model: the network f(·, θ), in the mode that training puts it in.
@@ -61,7 +60,8 @@ class InconsistencyPenalty:
 
     Raises:
         ValueError: an argument out of range, no trainable parameter; when called, an empty batch,
-            or outputs of a shape that the divergence is not defined for.
+            outputs of a shape that the divergence is not defined for, or logits without their graph
+            where gradients are enabled.
         NotImplementedError: parameters sharded over processes.
 
     Example:
@@ -87,13 +87,11 @@ class InconsistencyPenalty:
         outputs: Outputs | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        check_rho(rho)
-        check_beta(beta)
-        check_climb(steps, sigma)
         self.model, self.rho, self.beta = model, rho, beta
         self.steps, self.sigma = steps, sigma
+        self._check()
         self._divergence, self._outputs = divergence_named(divergence), outputs
-        self.generator = generator or new_generator(Function(model).params)
+        self.generator = generator_of(Function(model).params, generator)
 
     def __call__(self, inputs: Batch, logits: Any = None) -> Tensor:
         """Compute β S_ρ of one batch.
@@ -101,13 +99,12 @@ class InconsistencyPenalty:
         Args:
             inputs: one batch, labels not needed: it may hold unlabelled examples.
             logits: f(x, θ) of these inputs with its graph, or what the model returned with it;
-                computed here if left out.
+                computed here if left out. In ``torch.no_grad`` no graph is needed.
 
         Returns:
             A scalar, at least in float32; like a loss, NaN if outputs are not finite.
         """
-        check_rho(self.rho)
-        check_beta(self.beta)
+        self._check()
         function, divergence = Function(self.model, outputs=self._outputs), self._divergence
         params = function.params
         batch = on_device(inputs, params[0].device)
@@ -118,6 +115,12 @@ class InconsistencyPenalty:
                 f = function(batch)
         else:
             f, last = function.select(logits, batch), same_randomness(params)
+            # Without it the gradient through f(x, θ) would be missing, in silence.
+            require(
+                f.requires_grad or not torch.is_grad_enabled(),
+                "logits must come with their graph where gradients are enabled: give those that the"
+                " loss is computed from, not detached, or leave them out",
+            )
         n = divergence.count(f)
         delta = noise(params, self.sigma, self.generator)
         for step in range(self.steps + 1):
@@ -130,10 +133,16 @@ class InconsistencyPenalty:
                     gradient = pullback(outputs, weights, divergence.slope(f.detach(), moved))
                 del outputs
             if step < self.steps:
-                delta = unit(gradient)
-                torch._foreach_mul_(delta, self.rho)
+                unit(gradient)
+                torch._foreach_mul_(gradient, self.rho)
+                delta = gradient
         total: Tensor = KnownGradient.apply(divergence.total(f, moved), gradient, *params)
         return self.beta * (total / n).to(torch.promote_types(f.dtype, torch.float32))
+
+    def _check(self) -> None:
+        check_rho(self.rho)
+        check_beta(self.beta)
+        check_climb(self.steps, self.sigma)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the noise, for a checkpoint; ρ and β are the loop's own."""

@@ -177,7 +177,7 @@ def test_a_checkpoint_of_another_device_is_refused(tmp_path, monkeypatch):
     next(conduct(SMALL, path, Place()))
     saved = load_checkpoint(path.with_suffix(".pt"), asdict(SMALL))
     module.save_checkpoint(path.with_suffix(".pt"), asdict(SMALL), saved | {"device": "cuda"})
-    with pytest.raises(ValueError, match="was written on cuda, this is cpu"):
+    with pytest.raises(ValueError, match="was written on 'cuda', this is 'cpu'"):
         next(conduct(SMALL, path, Place()))
 
 

@@ -278,7 +278,7 @@ def test_cnn_bn_size():
         (lambda: resnet(34), "depth must be 18 or 50, not 34"),
         (lambda: resnet(18, stem="tiny"), "stem must be .*'tiny'"),
         (lambda: cnn3(norm=True), "norm must be 'batch', 'group' or None, not True"),
-        (lambda: cnn3(width=0), "width must be at least 1, not 0"),
+        (lambda: cnn3(width=0), "width must be an integer >= 1, got 0"),
         (lambda: cnn3(width=12, norm="group"), "width must be a multiple of 8 for group norm"),
         (lambda: vit(30, 4), "image_size must be a multiple of 4, not 30"),
         (lambda: vit(32, 4, 100, 2, 3), "width must be a multiple of the 3 heads"),

@@ -4,11 +4,15 @@ import json
 import re
 import resource
 import subprocess
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flatlab import record as module
 from flatlab.record import peak_megabytes, read_record, recorded
@@ -34,35 +38,91 @@ def test_a_whole_record_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"settings": 3}, "settings: 3"),
-        ({"settings": {"lr": [1]}}, "settings: {'lr'"),
-        ({"provenance": "here"}, "provenance: 'here'"),
-        ({"provenance": {"device": "x" * 201}}, "provenance: {'device'"),
-        ({"provenance": {"device": "a\nb"}}, "provenance: {'device'"),
-        ({"provenance": {"device": {"a": 1}}}, "provenance: {'device'"),
-        ({"seconds": "3"}, "seconds: '3'"),
-        ({"seconds": True}, "seconds: True"),
-        ({"seconds": 10**400}, "seconds: 1000"),
-        ({"final": [1]}, "final: [1]"),
-        ({"final": {"error": SCRIPT}}, "final: {'error': '<script>"),
-        ({"curve": {"step": [1, 2], "error": [1]}}, "curve: {'step'"),
-        ({"curve": {"step": 3}}, "curve: {'step': 3}"),
-        ({"curve": {"step": ["1"]}}, "curve: {'step': ['1']}"),
-        ({"curve": None}, "curve: None"),
-        ({"figures": {}}, "figures: {}"),
+        ({"settings": 3}, "'settings' is 3"),
+        ({"settings": {"lr": [1]}}, "settings: 'lr' is [1]"),
+        ({"settings": {"lr": None}}, "settings: 'lr' is None"),
+        ({"settings": {"seed": 10**3999}}, "settings: 'seed' is 1000"),
+        ({"settings": {"model": "x" * 9_000_000}}, "settings: 'model' is 'xxx"),
+        *(
+            ({part: {"model": f"a{bad}b"}}, f"{part}: 'model' is {f'a{bad}b'!r}")
+            for part in ("settings", "provenance")
+            for bad in ("\n", "\x1b[31m", "\u202e", "\0", "\ud800", "<b>")
+        ),
+        *(
+            ({part: {bad: value}}, f"{part}: {bad!r:.80} is {value}")
+            for part, value in {"settings": 1, "provenance": 1, "final": 1, "curve": [1]}.items()
+            for bad in (f"{SCRIPT}\n|", "\x1b[31m", "", "|", "a" * 41, "\u202e")
+        ),
+        ({"provenance": "here"}, "'provenance' is 'here'"),
+        ({"provenance": {"device": "x" * 201}}, "provenance: 'device' is 'xxx"),
+        ({"provenance": {"device": {"a": 1}}}, "provenance: 'device' is {'a': 1}"),
+        ({"seconds": "3"}, "'seconds' is '3'"),
+        ({"seconds": True}, "'seconds' is True"),
+        ({"seconds": 10**400}, "'seconds' is 1000"),
+        ({"seconds": -1e9}, "'seconds' is -1000000000.0"),
+        ({"images_per_second": -1}, "'images_per_second' is -1"),
+        ({"peak_megabytes": -1}, "'peak_megabytes' is -1"),
+        ({"final": [1]}, "'final' is [1]"),
+        ({"final": {"error": SCRIPT}}, "final: 'error' is '<script>"),
+        ({"curve": {"step": [1, 2], "error": [1]}}, "curve: columns of 1 and 2 numbers"),
+        ({"curve": {"step": 3}}, "curve: 'step' is 3"),
+        ({"curve": {"step": ["1"]}}, "curve: 'step' is ['1']"),
+        ({"curve": None}, "'curve' is None"),
+        ({"figures": {}}, "'figures' is {}"),
+        ({"\x1b[31m\n": {}}, r"'\x1b[31m\n' is {}"),
     ],
 )
 def test_a_stranger_s_record_is_refused_with_what_is_wrong_in_it(change, said, tmp_path):
     path = tmp_path / "run.json"
     path.write_text(json.dumps(WHOLE | change))
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
         read_record(path)
+    line = str(caught.value)
+    assert line.startswith(f"{path} is damaged or no record of flatmin")
+    assert line.isprintable()
+    assert len(line) < 1000
+
+
+@pytest.mark.parametrize("part", ["settings", "final"])
+def test_what_is_said_twice_is_refused(part, tmp_path):
+    """A reader that takes the first, and one that takes the last, would see two records."""
+    path = tmp_path / "run.json"
+    for name in (part, next(iter(WHOLE[part]))):
+        text = json.dumps(WHOLE)
+        path.write_text(text.replace(f'"{name}":', f'"{name}": 1, "{name}":', 1))
+        with pytest.raises(ValueError, match=f"no record of flatmin .'{name}' is there twice"):
+            read_record(path)
+
+
+@given(st.integers(0, 2000), st.integers(0, 9), st.binary(max_size=9) | st.just(b"9" * 400))
+@settings(max_examples=300, deadline=None)
+def test_a_record_with_other_bytes_is_read_or_refused_in_one_line(start, count, put):
+    text = bytearray(json.dumps(WHOLE).encode())
+    text[start : start + count] = put
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.json"
+        path.write_bytes(text)
+        said, refused = "", f"{path} is damaged or no record of flatmin"
+        try:
+            read_record(path)
+        except ValueError as error:
+            said = str(error)
+        assert said == "" or (said.isprintable() and said.startswith(refused))
+
+
+def test_few_of_many_strange_entries_are_told(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(WHOLE | {f"x{i}": [0] * 99 for i in range(1000)}))
+    with pytest.raises(ValueError, match="x0") as caught:
+        read_record(path)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "9" * 5000])
-def test_what_is_no_number_in_json_is_refused(number, tmp_path):
+@pytest.mark.parametrize("place", ['"seconds": ', '"lr": ', '"S": ', '"processes": '])
+def test_what_is_no_number_in_json_is_refused(place, number, tmp_path):
     path = tmp_path / "run.json"
-    path.write_text(json.dumps(WHOLE).replace("3.5", number))
+    path.write_text(re.sub(f"{place}[^,}}]+", place + number, json.dumps(WHOLE), count=1))
     with pytest.raises(ValueError, match="damaged or no record"):
         read_record(path)
 
@@ -74,7 +134,7 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
         read_record(path)
     path.write_text(json.dumps(WHOLE))
     monkeypatch.setattr(module, "MOST_BYTES", 100)
-    with pytest.raises(ValueError, match="too large"):
+    with pytest.raises(ValueError, match="at most 100 bytes"):
         read_record(path)
 
 
@@ -84,7 +144,9 @@ def test_no_setting_of_a_record_can_hold_markup_or_a_path(name, tmp_path):
     path = tmp_path / "demo" / "SGD-seed0.json"
     for text in (SCRIPT, "../../evil"):
         path.write_text(json.dumps(WHOLE | {"settings": WHOLE["settings"] | {name: text}}))
-        with pytest.raises(ValueError, match=f"{name} must be"):
+        with pytest.raises(
+            ValueError, match=rf"seed0\.json.*({name} must be|settings: '{name}' is '<script>)"
+        ):
             recorded("demo", tmp_path)
 
 

@@ -79,6 +79,7 @@ def test_changes_are_told_in_the_names():
         ({"augment": 1}, "augment must be of type bool, got 1"),
         ({"epochs": 0}, "epochs must be positive, got 0"),
         ({"lr": float("inf")}, "lr must be finite, got inf"),
+        ({"rho": 1.1e30}, r"rho must be at most 1e\+30, got 1\.1e\+30"),
         ({"label_noise": 1.5}, r"label_noise must be at most 1, got 1\.5"),
         ({"label_smoothing": 1.5}, r"label_smoothing must be at most 1, got 1\.5"),
         ({"ema": 1.0}, r"ema must be below 1, got 1\.0"),
@@ -136,6 +137,6 @@ def test_files_that_are_no_recipe(tmp_path):
 def test_assignments():
     assert parse("lr=1e-3") == ("lr", 1e-3)
     assert parse("data=cifar-10") == ("data", "cifar-10")
-    for text in ("lr", "=1", "lr="):
-        with pytest.raises(ValueError, match="expected name=value"):
+    for text in ("lr", "=1", "lr=", "lr=1\nepochs=3", "lr=1\r"):
+        with pytest.raises(ValueError, match="expected name=value in one line"):
             parse(text)

@@ -1,5 +1,6 @@
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -33,6 +34,13 @@ def test_streams_are_named():
 
     assert draw(1, "noise") == draw(1, "noise")
     assert len({tuple(draw(*key)) for key in [(1,), ("1",), (1, "a"), (1, "b"), (2, "a")]}) == 5
+
+
+def test_numpy_s_whole_numbers_draw_what_python_s_do():
+    """The key of an order holds the epoch: another number's repr would be another order."""
+    ours = islice(shuffled(np.int64(5), np.int32(2), 1, start=np.int64(3)), 4)
+    for batch, twin in zip(ours, islice(shuffled(5, 2, 1), 3, 7), strict=True):
+        assert torch.equal(batch, twin)
 
 
 @pytest.mark.parametrize(("n", "size", "message"), [(0, 2, "n must be"), (2, 0, "batch_size must")])

@@ -48,6 +48,16 @@ def test_disagreement_is_the_mean_over_pairs(runs):
     assert disagreement(logits) == pytest.approx(float(torch.stack(pairs).mean()), rel=1e-12)
 
 
+def test_a_class_that_is_masked_by_minus_infinity_counts_for_nothing():
+    logits = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(1)).double()
+    masked = torch.cat([logits, torch.full((3, 7, 1), -math.inf)], 2)
+    assert disagreement(masked) == pytest.approx(disagreement(logits), rel=1e-12)
+    masked[1:, :, 4] = 0.0  # but in one network alone
+    assert disagreement(masked) == math.inf
+    masked[:, 0, 0] = math.nan
+    assert math.isnan(disagreement(masked))
+
+
 @given(
     values=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8),
     variances=st.lists(st.floats(0.1, 10.0), min_size=8, max_size=8),
@@ -88,8 +98,8 @@ def test_range_is_tight_for_equal_eigenvalues(rank):
         ({"inconsistency": math.nan}, "inconsistency must be finite"),
         ({"norm": -1.0}, "norm must be"),
         ({"residual_norm": -1.0}, "residual_norm must be"),
-        ({"parameters": 0}, "parameters must be >= 1, got 0"),
-        ({"examples": 1}, "examples must be >= 2, got 1"),
+        ({"parameters": 0}, "parameters must be finite and >= 1, got 0"),
+        ({"examples": 1}, "examples must be finite and >= 2, got 1"),
         ({"rho": 0.0}, "rho must be positive and finite, got 0.0"),
         ({"xi": 1.0}, "xi must lie between 0 and 1, got 1.0"),
     ],
@@ -103,8 +113,8 @@ def test_relation_names_what_is_wrong():
     with pytest.raises(ValueError, match=r"logits must be \(r >= 2, n, C\), got \(1, 3, 2\)"):
         disagreement(torch.zeros(1, 3, 2))
     for wrong, message in [
-        ({"disagreement": -1.0}, "disagreement must be >= 0, got -1.0"),
-        ({"parameters": 0}, "parameters must be >= 1, got 0"),
+        ({"disagreement": -1.0}, "disagreement must be finite and >= 0, got -1.0"),
+        ({"parameters": 0}, "parameters must be finite and >= 1, got 0"),
         ({"dominant": 6}, "dominant must be from 1 to 5, got 6"),
         ({"spread": (2.0, 1.0)}, r"spread must be 0 < low <= high, got \(2.0, 1.0\)"),
     ]:

@@ -73,6 +73,7 @@ def test_without_a_direction_the_step_is_the_base_optimizers(kind):
         ),
         (lambda p: SAM(p, SGD, rho=0.1, sync=True, lr=1), "sync=True needs"),
         (lambda p: SAM([torch.zeros(1)], SGD, lr=1), "no trainable parameter"),
+        (lambda p: SAM([*p, p[0]], SGD, lr=1), "params must hold each parameter once"),
     ],
 )
 def test_bad_arguments_are_named(make, message):

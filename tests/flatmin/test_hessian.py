@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from cases import build, evaluated, flat, outputs_at, parts, randn, size, trainable
@@ -17,6 +19,7 @@ def test_errors_of_the_hessian():
         ([], [], loss_fn, "no batch"),
         (x[:0], y[:0], loss_fn, "must not be empty"),
         (x, y, nn.CrossEntropyLoss(reduction="none"), "reduction 'mean' or 'sum'"),
+        (x, y, partial(cross_entropy, reduction="none"), "reduction 'mean' or 'sum'"),
     ]:
         with pytest.raises(ValueError, match=message):
             top_hessian_eigenpairs(case.model, loss, inputs, targets)
@@ -24,8 +27,9 @@ def test_errors_of_the_hessian():
 
 @pytest.mark.parametrize("name", ["mlp", "shared-dict"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_product_and_form_are_brute_force(name, reduction):
-    case, loss_fn = evaluated(name), nn.CrossEntropyLoss(reduction=reduction)
+@pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, partial(partial, cross_entropy)])
+def test_product_and_form_are_brute_force(name, kind, reduction):
+    case, loss_fn = evaluated(name), kind(reduction=reduction)
     theta = flat(trainable(case.model).values())
     with sdpa_kernel(SDPBackend.MATH):
         matrix = torch.autograd.functional.hessian(
@@ -62,6 +66,9 @@ def test_targets_with_an_axis_more_weigh_by_their_number():
         (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]).double()), None),
         (nn.CrossEntropyLoss(ignore_index=2), None),
         (cross_entropy, torch.tensor([0, 1, -100, 2, 1, 0, -100, -100])),
+        (partial(cross_entropy, weight=torch.tensor([1.0, 2.0, 3.0]).double()), None),
+        (partial(partial(cross_entropy, label_smoothing=0.1), ignore_index=2), None),
+        (partial(nn.CrossEntropyLoss(ignore_index=2)), None),
     ],
 )
 def test_a_mean_that_batches_would_falsify_is_refused(loss, targets):
@@ -71,15 +78,39 @@ def test_a_mean_that_batches_would_falsify_is_refused(loss, targets):
     assert top.converged
     with pytest.raises(ValueError, match="give one batch, or a loss_fn with reduction='sum'"):
         HessianOperator(case.model, loss, list(case.inputs.split(4)), list(y.split(4)))
-    summed = nn.CrossEntropyLoss(
-        weight=getattr(loss, "weight", None),
-        ignore_index=getattr(loss, "ignore_index", -100),
-        reduction="sum",
-    )
-    v = randn(size(case.model))
-    whole = HessianOperator(case.model, summed, case.inputs, y) @ v
-    halves = HessianOperator(case.model, summed, list(case.inputs.split(4)), list(y.split(4))) @ v
-    torch.testing.assert_close(halves, whole)
+    weight, ignored = torch.tensor([1.0, 2.0, 3.0]).double(), 2 if targets is None else -100
+    for summed in (
+        nn.CrossEntropyLoss(weight=weight, ignore_index=ignored, reduction="sum"),
+        partial(cross_entropy, weight=weight, ignore_index=ignored, reduction="sum"),
+    ):
+        v = randn(size(case.model))
+        whole = HessianOperator(case.model, summed, case.inputs, y) @ v
+        halves = HessianOperator(case.model, summed, list(case.inputs.split(3)), list(y.split(3)))
+        torch.testing.assert_close(halves @ v, whole)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize(
+    "loss_fn",
+    [
+        nn.HingeEmbeddingLoss(margin=9.0),
+        lambda z, y: -z[:, 0].mean(),
+        lambda z, y: (9 - z * y).clamp_min(0).mean(),
+    ],
+)
+def test_a_loss_that_is_linear_in_the_outputs_has_no_curvature_in_the_last_layer(loss_fn, depth):
+    layers = [nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)][-1 if depth == 1 else 0 :]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(*layers).double()
+        x = torch.randn(8, 5 if depth == 2 else 4).double()
+    y = torch.ones(8, 3).double()
+    y[::2] = -1
+    theta, v = flat(trainable(model).values()), randn(size(model))
+    matrix = torch.autograd.functional.hessian(lambda t: loss_fn(outputs_at(model, x, t), y), theta)
+    operator = HessianOperator(model, loss_fn, [x[:3], x[3:]], [y[:3], y[3:]])
+    torch.testing.assert_close(operator @ v, matrix @ v)
+    assert bool(matrix.any()) == (depth == 2)
 
 
 def test_some_of_the_parameters_give_a_block():

@@ -96,6 +96,22 @@ def test_penalty_draws_one_mask_from_the_global_state():
     assert torch.equal(torch.get_rng_state(), after_one_pass)
 
 
+def test_logits_without_their_graph_are_refused_where_a_gradient_is_wanted():
+    """The gradient through f(x, θ) would be missing, and nobody would see it."""
+    case = build("mlp")
+    penalty = InconsistencyPenalty(case.model, rho=0.1)
+    noise = penalty.generator.get_state()
+    with torch.no_grad():
+        logits = case()
+    for cut in (logits, case().detach()):
+        with pytest.raises(ValueError, match="logits must come with their graph"):
+            penalty(case.inputs, cut)
+    assert torch.equal(penalty.generator.get_state(), noise)
+    with torch.no_grad():
+        value = penalty(case.inputs, logits)
+    assert value == InconsistencyPenalty(case.model, rho=0.1)(case.inputs, case())
+
+
 def test_penalty_with_given_logits_consumes_no_randomness():
     case = build("dropout")
     logits = case()
@@ -142,8 +158,22 @@ def test_another_state_is_refused_and_changes_nothing(state):
     assert torch.equal(penalty.generator.get_state(), before)
 
 
-def test_beta_is_checked_at_every_call():
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("rho", -0.1, r"rho must be positive and finite, got -0\.1"),
+        ("beta", math.nan, "beta must be non-negative and finite, got nan"),
+        ("steps", 0, "steps must be an integer >= 1, got 0"),
+        ("steps", -1, "steps must be an integer >= 1, got -1"),
+        ("sigma", math.nan, "sigma must be positive and finite, got nan"),
+        ("sigma", 0.0, r"sigma must be positive and finite, got 0\.0"),
+        ("sigma", -1, "sigma must be positive and finite, got -1"),
+    ],
+)
+def test_what_was_set_is_checked_at_every_call(name, value, message):
     penalty = InconsistencyPenalty(build("mlp").model, rho=0.1)
-    penalty.beta = math.nan
-    with pytest.raises(ValueError, match="beta must be non-negative and finite, got nan"):
+    noise = penalty.generator.get_state()
+    setattr(penalty, name, value)
+    with pytest.raises(ValueError, match=message):
         penalty(build("mlp").inputs)
+    assert torch.equal(penalty.generator.get_state(), noise)

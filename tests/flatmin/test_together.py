@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import Case, build
 from optimizers import RHO, closure_of, theta_of
-from torch.optim import SGD, Adadelta, Adam
+from torch.optim import LBFGS, SGD, Adadelta, Adam
 
 from flatmin.optim import IAMS, Climber
 
@@ -51,18 +51,45 @@ def _refused_bases(case: Case):
     params = [*case.model.parameters()]
     yield [], {}, ValueError, "at least one optimizer"
     yield [SGD(params, lr=1)], {"lr": 1}, ValueError, r"got also \['lr'\]"
-    yield [SGD(params[:2], lr=1)], {}, ValueError, "all parameters of the ready optimizers"
+    yield [SGD(params[:2], lr=1)], {}, ValueError, "must hold the same parameters"
     yield [SGD(params, lr=1), SGD(params[2:], lr=1)], {}, ValueError, "more than one"
     yield [SGD], {"lr": 1}, TypeError, "must list ready optimizers"
     yield Adadelta, {}, ValueError, r"Adadelta has settings of its own named \['rho'\]"
+    yield lambda _: SGD(params[:2], lr=1), {}, ValueError, "must hold the same parameters"
+    groups = [{"params": params[:2], "steps": 7}, {"params": params[2:]}]
+    yield [SGD(groups, lr=1)], {}, ValueError, "steps must be the same in all groups"
+    yield LBFGS, {}, ValueError, "must step without a closure, which LBFGS does not"
+    yield [LBFGS(params)], {}, ValueError, "must step without a closure, which LBFGS does not"
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(10))
 def test_bases_that_do_not_fit_are_refused(number):
     case = build("mlp")
     base, arguments, error, message = [*_refused_bases(case)][number]
     with pytest.raises(error, match=message):
         IAMS(case.model.parameters(), base, rho=RHO, **arguments)
+
+
+def test_a_base_may_leave_frozen_parameters_out_and_group_the_others_anew():
+    case = build("frozen")
+
+    def base(groups):
+        return SGD([p for group in groups for p in group["params"] if p.requires_grad], lr=1)
+
+    optimizer = IAMS(case.model.parameters(), base, rho=RHO)
+    assert [group["rho"] for group in optimizer.param_groups] == [RHO]
+    before = theta_of(case)
+    optimizer.step(closure_of(case))
+    assert not torch.equal(theta_of(case), before)
+
+
+def test_a_refused_base_is_left_as_it_was():
+    params = [*build("mlp").model.parameters()]
+    ready = [SGD(params[:2], lr=1), LBFGS(params[2:])]
+    states = [optimizer.state for optimizer in ready]
+    with pytest.raises(ValueError, match="LBFGS"):
+        IAMS(params, ready, rho=RHO)
+    assert all(o.state is state for o, state in zip(ready, states, strict=True))
 
 
 def test_a_group_cannot_join_several():

@@ -57,6 +57,28 @@ def test_added_groups_reach_both_optimizers(kind):
     assert len(optimizer.state) == 4
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rho": -1}, "rho must be positive and finite, got -1"),
+        ({"rho": math.nan}, "rho must be positive and finite, got nan"),
+        ({"rho": "x"}, "rho must be positive and finite, got 'x'"),
+        ({"steps": 7}, r"steps must be the same in all groups, got \[1, 7\]"),
+        ({"divergence": "gaussian"}, "divergence must be the same in all groups"),
+        ({"params": [nn.Parameter(torch.ones(2))] * 2}, "params must hold each parameter once"),
+    ],
+)
+def test_a_group_that_does_not_fit_is_not_added(change, message):
+    case = build("mlp")
+    optimizer = MAKERS["IAMS"](case.model[0].parameters(), momentum=0.9)
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group({"params": case.model[2].parameters(), **change})
+    assert len(optimizer.param_groups) == 1
+    assert optimizer.param_groups is optimizer.base_optimizer.param_groups
+    train(case, optimizer, 1)
+    assert len(optimizer.state) == 2
+
+
 @pytest.mark.parametrize("kind", MAKERS)
 def test_schedulers_drive_the_rate_and_the_radius(kind):
     case = build("mlp")
@@ -311,6 +333,15 @@ def test_a_setting_changed_out_of_range_is_refused_before_anything_moves(name, v
         optimizer.step(closure_of(case))
     assert torch.equal(theta_of(case), theta)
     assert torch.equal(optimizer.generator.get_state(), noise)
+
+
+def test_a_radius_set_on_the_optimizer_is_refused():
+    optimizer = MAKERS["SAM"](build("mlp").model.parameters())
+    for use in (lambda: setattr(optimizer, "rho", 5.0), lambda: optimizer.rho):
+        with pytest.raises(AttributeError, match=r'each group has its own radius, group\["rho"\]'):
+            use()
+    assert not hasattr(optimizer, "rho")
+    assert optimizer.param_groups[0]["rho"] == RHO
 
 
 def test_a_setting_is_written_to_all_groups():

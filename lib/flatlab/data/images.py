@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from flatlab.data import Bytes, ImageData
+from flatmin._check import whole
 from flatmin._extras import extra
 
 __all__ = ["STATISTICS", "FolderImages", "balanced", "cifar", "mnist", "svhn", "with_wrong"]
@@ -54,7 +55,7 @@ def balanced(labels: Tensor, per_class: int, *, seed: int) -> Tensor:
         Indices (classes · per_class,), the classes taking turns.
 
     Raises:
-        ValueError: a class has fewer examples.
+        ValueError: no whole number, or a class has fewer examples.
 
     Example:
         >>> labels = torch.tensor([0, 0, 0, 1, 1, 1])
@@ -63,8 +64,10 @@ def balanced(labels: Tensor, per_class: int, *, seed: int) -> Tensor:
         tensor([0, 1, 0, 1])
     """
     fewest = int(torch.unique(labels, return_counts=True)[1].min())
-    if not 0 < per_class <= fewest:
-        raise ValueError(f"per_class must lie in 1 … {fewest}, the smallest class, not {per_class}")
+    if not 0 < whole(per_class) <= fewest:
+        raise ValueError(
+            f"per_class must lie in 1 … {fewest}, the smallest class, not {per_class!r:.80}"
+        )
     order, rank = _ranked(labels.cpu().numpy(), seed)
     return torch.from_numpy(order[rank[order] < per_class]).to(labels.device)
 
@@ -82,7 +85,7 @@ def with_wrong(labels: Tensor, fraction: float, *, classes: int, generator: Gene
         (n,), new.
 
     Raises:
-        ValueError: ``fraction`` or ``classes`` out of range.
+        ValueError: ``labels``, ``fraction`` or ``classes`` out of range.
 
     Example:
         >>> labels = torch.arange(10)
@@ -91,8 +94,11 @@ def with_wrong(labels: Tensor, fraction: float, *, classes: int, generator: Gene
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction must lie between 0 and 1, not {fraction}")
-    if classes < 2:
-        raise ValueError(f"classes must be at least 2, not {classes}")
+    if not whole(classes) >= 2:
+        raise ValueError(f"classes must be an integer of at least 2, not {classes!r:.80}")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        found = f"{int(labels.min())} … {int(labels.max())}"
+        raise ValueError(f"labels must lie in 0 … {classes - 1}, not in {found}")
     chosen = torch.randperm(len(labels), generator=generator)[: round(fraction * len(labels))]
     shift = torch.randint(1, classes, (len(chosen),), generator=generator).to(labels.device)
     wrong = labels.clone()

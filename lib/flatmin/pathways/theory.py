@@ -149,7 +149,7 @@ def _fill(depth: NDArray[np.int64], goal: float) -> Floats:
     """One split: raise the common price μ of a little more strength until the paths carry σ⋆."""
     deep = depth > 2
     split = np.zeros(len(depth))
-    cost, exponent = 2 * (depth[deep] - 1), depth[deep] / (depth[deep] - 2)
+    cost, exponent = 2.0 * (depth[deep] - 1), depth[deep] / (depth[deep] - 2)
 
     def carried(log_price: float) -> Floats:
         return np.asarray(np.exp(exponent * (log_price - np.log(cost))))

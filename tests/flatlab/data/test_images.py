@@ -199,7 +199,7 @@ def test_wrong_labels_are_as_many_as_said_and_any_other_class():
     assert bool((with_wrong(labels, 1.0, classes=4, generator=draws[0]) != labels).all())
     with pytest.raises(ValueError, match=r"fraction must lie between 0 and 1, not 1\.5"):
         with_wrong(labels, 1.5, classes=4, generator=draws[0])
-    with pytest.raises(ValueError, match="classes must be at least 2, not 1"):
+    with pytest.raises(ValueError, match="classes must be an integer of at least 2, not 1"):
         with_wrong(labels, 0.5, classes=1, generator=draws[0])
 
 

@@ -219,6 +219,14 @@ def test_differences_grow_only_above_the_reversal_threshold(depth, seed):
     assert not np.any(rises & (most <= theory.reversal_threshold(depth)))
 
 
+def test_the_deepest_path_that_there_can_be():
+    deepest = 2**63 - 1024  # the float64 below 2⁶³
+    assert theory.single_path_sharpness(deepest, 1.0) == deepest
+    first, second = theory.flattest_split([deepest, 3], 1.0)
+    assert 0 < first < 1e-18
+    assert second == 1
+
+
 def test_the_reversal_threshold_cannot_be_raised():
     depth, t = 8, theory.reversal_threshold(8)
     for factor, grows in ((0.999, False), (1.001, True)):

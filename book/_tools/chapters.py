@@ -7,6 +7,7 @@ import ast
 import errno
 import fcntl
 import glob
+import json
 import os
 import re
 import sys
@@ -22,9 +23,15 @@ import psutil
 import yaml
 from nbformat import NotebookNode
 
+from _tools.shape import shape_problem
+
 FIRST_CELL_TAG = "remove-cell"
 LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Refused(ValueError):
+    """An executed notebook is broken, or holds what execution does not write."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +123,21 @@ class Chapter:
         return notebook
 
     def executed(self) -> NotebookNode | None:
-        """Return the executed twin, or None where there is none yet."""
-        return nbformat.read(self.twin, as_version=4) if self.twin.exists() else None
+        """Return the executed twin, or None where there is none yet.
+
+        Raises:
+            Refused: If it cannot be read, or :mod:`_tools.shape` finds something in it.
+        """
+        if not self.twin.exists():
+            return None
+        try:
+            notebook = read_notebook(self.twin)
+            said = shape_problem(notebook)
+        except Refused as error:
+            said = str(error)
+        if said:
+            raise Refused(f"{self.name}: its .ipynb is refused: {said}; run make execute")
+        return notebook
 
     def code(self) -> str:
         """Return the chapter's code, cell after cell, without notebook magics.
@@ -142,6 +162,22 @@ class Chapter:
                     ):
                         found[statement.targets[0].id] = ast.literal_eval(statement.value)
         return found
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """Read a notebook; nbformat's own reading only warns of what is no notebook.
+
+    Raises:
+        Refused: If it is none.
+    """
+    try:
+        text = path.read_text("utf-8")
+        nbformat.validate(json.loads(text))
+        return nbformat.reads(text, as_version=4)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise Refused(f"it is no notebook ({type(error).__name__})") from error
+    except nbformat.ValidationError as error:
+        raise Refused(f"it is no notebook ({error.message[:80]!r})") from error
 
 
 def first_cell(source: str = "") -> str:
@@ -204,9 +240,11 @@ def write_whole(path: Path, content: str) -> bool:
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """End the command with one line if the disk is full, or the reader may not write there."""
+    """End the command with one line if a notebook is refused, or a file cannot be written."""
     try:
         yield
+    except Refused as error:
+        sys.exit(str(error))
     except OSError as error:
         if error.errno in UNWRITABLE:
             sys.exit(f"cannot write {error.filename or 'a file'}: {error.strerror}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import yaml
 from nbformat import NotebookNode
 
 from _tools.address import repository
-from _tools.chapters import HERE, Book, Chapter, first_cell
-from _tools.designs import design_problems
+from _tools.chapters import HERE, Book, Chapter, Refused, first_cell
+from _tools.designs import design_problems, no_history
+from _tools.execute import COMMITTED_TIER
+from _tools.shape import VECTOR
 from _tools.stamp import differences, digest, outputs
 from flatbook.claims import (
     FAILED,
@@ -28,12 +31,16 @@ from flatbook.claims import (
     verdict,
 )
 
-_LOOK_AWAY = re.compile(r"(?i)nbval[-_][\w-]+|raises-exception")
+# All that nbval obeys, of old too.
+_LOOK_AWAY = re.compile(r"(?i)(nbval|pytest[-_]validate)[-_][\w-]+|raises-exception")
+
+_REMOVED = re.compile(r"remove[-_](cell|output|code_outputs)")
 
 
 def _cells_differ(chapter: Chapter, executed: NotebookNode) -> bool:
-    def bare(notebook: NotebookNode) -> list[tuple[Any, ...]]:
-        return [(c.id, c.cell_type, c.source, dict(c.metadata)) for c in notebook.cells]
+    def bare(notebook: NotebookNode) -> tuple[Any, ...]:
+        whole = {key: value for key, value in notebook.metadata.items() if key != "stamp"}
+        return whole, [(c.id, c.cell_type, c.source, dict(c.metadata)) for c in notebook.cells]
 
     return bare(chapter.source()) != bare(executed)
 
@@ -45,6 +52,8 @@ def _output_problems(executed: NotebookNode) -> Iterator[str]:
         first = cell.source.partition("\n")[0]
         if asks := _LOOK_AWAY.search(f"{cell.metadata.get('tags', [])} {cell.source}"):
             yield f"code cell {first!r} asks nbval to look away ({asks[0]}); take that out"
+        if cell.outputs and (hides := _REMOVED.search(f"{dict(cell.metadata)}")):
+            yield f"code cell {first!r} takes its output off the page ({hides[0]}); take that out"
         if cell.execution_count is None:
             yield f"code cell {first!r} was not executed; run make execute"
         for output in cell.outputs:
@@ -52,6 +61,8 @@ def _output_problems(executed: NotebookNode) -> Iterator[str]:
                 yield f"code cell {first!r} holds the error {output.ename}; mend it"
             if output.get("name") == "stderr":
                 yield f"code cell {first!r} wrote to stderr ({output.text[:60]!r}); mend it"
+            if VECTOR in output.get("data", {}):
+                yield f"code cell {first!r} put out a PDF, which only paper wants; take that out"
             if "image/png" in output.get("data", {}):
                 described = cell.metadata.get("mystnb", {})
                 if not described.get("image", {}).get("alt"):
@@ -115,7 +126,11 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
     first = next((c for c in chapter.source().cells if c.cell_type == "code"), None)
     if first is None or first.source != first_cell():
         yield "its first code cell is not the common one; run make bootstrap"
-    executed = chapter.executed()
+    try:
+        executed = chapter.executed()
+    except Refused as error:
+        yield str(error).removeprefix(f"{chapter.name}: ")
+        return
     if executed is None:
         yield "it was never executed; run make execute"
         return
@@ -127,6 +142,9 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
         yield "its .md and .ipynb are out of step; run make execute"
     if not changed and stamp.get("outputs") != outputs(executed):
         yield "the outputs in its .ipynb were changed by hand; run make execute --all"
+    told = json.dumps({**chapter.parameters(), "tier": COMMITTED_TIER}, sort_keys=True)
+    if not changed and json.dumps(stamp.get("parameters"), sort_keys=True) != told:
+        yield "the parameters in its stamp are not those of its cell; run make execute --all"
     for name in stamp.get("figures", {}):
         if not (file := chapter.data / f"{name}.csv").exists():
             yield f"the data of {name} are missing; run make execute"
@@ -139,8 +157,13 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
 def claim_problems(book: Book) -> Iterator[str]:
     """Yield claims that no chapter decides, and verdicts that no longer hold."""
     reported: dict[str, tuple[str, Any]] = {}
+    unread = set()
     for chapter in book.chapters:
-        executed = chapter.executed()
+        try:
+            executed = chapter.executed()
+        except Refused:
+            unread.add(chapter.name)  # said already, and of its claims nothing is known
+            continue
         stamp = executed.metadata.get("stamp", {}) if executed else {}
         for id_, record in stamp.get("claims", {}).items():
             if id_ in reported:
@@ -148,7 +171,7 @@ def claim_problems(book: Book) -> Iterator[str]:
             reported[id_] = (chapter.name, record)
     for id_, entry in book.claims.items():
         name, record = reported.pop(id_, ("", {}))
-        if "planned" in entry and not name:
+        if not name and ("planned" in entry or entry.get("chapter") in unread):
             continue
         if "planned" in entry and entry.get("tier") != "paper":
             yield f"{id_}: {name} reports it, yet it is planned; delete planned in claims.yml"
@@ -178,6 +201,8 @@ def link_problems(book: Book) -> Iterator[str]:
     for page in sorted(listed):
         if not (book.pages / page).exists():
             yield f"_toc.yml: {page} does not exist; run make execute, or correct the entry"
+        elif page.endswith(".ipynb") and not (book.pages / page).with_suffix(".md").exists():
+            yield f"_toc.yml: {page} has no .md, which is what is checked; add it, or list none"
     for chapter in book.chapters:
         if f"{chapter.name}.ipynb" not in listed:
             yield f"_toc.yml: {chapter.name}.ipynb is not listed; add it"
@@ -216,6 +241,8 @@ def main() -> None:
     found = problems(HERE)
     for problem in found:
         print(problem, file=sys.stderr)
+    if why := no_history(HERE):
+        print(f"the limits of claims were compared with no design: {why}", file=sys.stderr)
     print(f"{len(HERE.chapters)} chapters, {len(HERE.claims)} claims, {len(found)} problems")
     sys.exit(bool(found))
 

@@ -16,14 +16,25 @@ import pandas as pd
 from nbformat import NotebookNode
 from numpy.typing import NDArray
 
+from _tools.shape import picture_problem
+
 COLUMN_TOLERANCE = 1e-3
-"""Of a column of a figure's data: the largest change, as a part of its largest number."""
+"""Of a number in a figure's data: the largest change, as a part of it."""
+
+COLUMN_FLOOR = 1e-6
+"""As a part of the largest number of the column: a change so small is none, whatever the number."""
 
 LOOSE = {"fig-rank-p-leak": 10.0}
-"""Figures whose numbers are rounding errors, amplified: only their order of magnitude returns."""
+"""Another such floor, of figures whose numbers are rounding errors, amplified: their largest number
+returns to its order of magnitude, and no other at all."""
 
 PICTURE_TOLERANCE = 3.0
 """Of a picture: root mean square of the change of its pixels, of 255."""
+
+SQUARE, SQUARE_TOLERANCE = 16, 50.0
+"""The same in each square of so many pixels: names exchanged in a legend change little of a whole
+picture. Data that move within their tolerance change a square by less than 40, another digit in a
+legend by more than 60."""
 
 VALUE_TOLERANCE = 1e-2
 """Of a claim's number: the largest change, as a part of it; what is a hundred times smaller than
@@ -79,11 +90,13 @@ def _column(name: str, column: str, old: NDArray[Any], new: NDArray[Any]) -> Ite
     if not np.array_equal(old[~known], new[~known], equal_nan=True):
         yield Moved(name, f"column {column} is finite elsewhere")
         return
-    tolerance = LOOSE.get(name, COLUMN_TOLERANCE)
-    scale = np.abs(old[known]).max(initial=0.0)
-    change = np.abs(new[known] - old[known]).max(initial=0.0)
-    if not change <= tolerance * scale:
-        yield Moved(name, f"column {column} changed by {change:.3g}, at most {scale:.3g} before")
+    floor = LOOSE.get(name, COLUMN_FLOOR)
+    before, change = np.abs(old[known]), np.abs(new[known] - old[known])
+    allowed = COLUMN_TOLERANCE * before + floor * before.max(initial=0.0)
+    if not np.all(change <= allowed):
+        worst = np.argmax(change - allowed)  # which NaN is, if there is one
+        was = before[worst]
+        yield Moved(name, f"column {column} changed by {change[worst]:.3g} where it was {was:.3g}")
 
 
 def _pixels(picture: str) -> NDArray[np.float64]:
@@ -104,15 +117,32 @@ def picture(name: str, old: str, new: str) -> Iterator[Moved]:
         return
     if old == new:
         return
-    before, after = _pixels(old), _pixels(new)
+    if said := picture_problem(old) or picture_problem(new):
+        yield Moved(name, f"its picture is {said}")
+        return
+    try:
+        before, after = _pixels(old), _pixels(new)
+    except (OSError, SyntaxError, ValueError) as error:  # all three are raised by Pillow
+        yield Moved(name, f"its picture cannot be read: {error}")
+        return
     if before.shape != after.shape:
         sizes = [f"{width} × {height}" for height, width, _ in (before.shape, after.shape)]
         yield Moved(name, f"its picture had {sizes[0]} pixels, now {sizes[1]}", pictures=(old, new))
         return
-    change = float(np.sqrt(np.mean((after - before) ** 2)))
-    if change > PICTURE_TOLERANCE:
+    squares = np.mean((after - before) ** 2, axis=2)
+    change, worst = float(np.sqrt(squares.mean())), _worst(squares)
+    if change > PICTURE_TOLERANCE or worst > SQUARE_TOLERANCE:
         shown = (old, new, _png(np.abs(after - before)))
-        yield Moved(name, f"its pixels changed by {change:.1f} of 255", pictures=shown)
+        how = f"its pixels changed by {change:.1f} of 255, by {worst:.0f} in one place"
+        yield Moved(name, how, pictures=shown)
+
+
+def _worst(squares: NDArray[np.float64]) -> float:
+    """Return the largest root mean square over the pixels of any square of a grid."""
+    height, width = (-(-size // SQUARE) for size in squares.shape)
+    whole = np.zeros((height * SQUARE, width * SQUARE))
+    whole[: squares.shape[0], : squares.shape[1]] = squares
+    return float(np.sqrt(whole.reshape(height, SQUARE, width, SQUARE).mean((1, 3)).max()))
 
 
 def claims(
@@ -161,11 +191,18 @@ def text(old: NotebookNode, new: NotebookNode) -> Iterator[Moved]:
 
 
 def pictures(notebook: NotebookNode) -> dict[str, str]:
-    """Return the figures of an executed notebook: PNG in base64, by name."""
-    found = {}
+    """Return the figures of an executed notebook: PNG in base64, by name.
+
+    A second one of a cell is named so: it is shown as the first is.
+    """
+    found: dict[str, str] = {}
     for cell in notebook.cells:
         name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
-        for output in cell.get("outputs", []):
-            if name and "image/png" in output.get("data", {}):
-                found[name] = output["data"]["image/png"].replace("\n", "")
+        drawn = [
+            o["data"]["image/png"]
+            for o in cell.get("outputs", [])
+            if "image/png" in o.get("data", {})
+        ]
+        for number, shown in enumerate(drawn if name else [], 1):
+            found[name if number == 1 else f"{name}, picture {number}"] = shown.replace("\n", "")
     return found

@@ -12,6 +12,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from _tools import paper
 from _tools.cards import strip
 from _tools.chapters import Book, Chapter
 from _tools.scoreboard import PLANNED, SOURCES, VERDICTS, Row, by_source, rows, sign
@@ -134,9 +135,8 @@ class Scoreboard(SphinxDirective):
         ours: list[nodes.Node] = [_said(row.ours)] if row.value is not None else []
         if drawn := strip(row):
             ours.insert(0, nodes.raw("", drawn, format="html"))
-        # A run says why, perhaps with words of a stranger's record: no markup but that of a line.
-        told, _ = self.parse_inline(escape(" ".join(row.why.split()), quote=False))
-        why = [nodes.paragraph("", "", *told)] if row.why else []
+        # Never parsed: MyST would evaluate what stands in double braces, as code.
+        why = [nodes.paragraph("", "", *paper.reason(row))] if row.why else []
         verdict = _said(row.verdict, "verdict", sign(row.verdict))
         found: list[nodes.Node] = [verdict]
         if row.verdict != PLANNED:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -25,7 +26,16 @@ from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from _tools.chapters import HERE, Book, Chapter, alone, at_least_one, write_whole
+from _tools.chapters import (
+    HERE,
+    Book,
+    Chapter,
+    Refused,
+    alone,
+    at_least_one,
+    read_notebook,
+    write_whole,
+)
 from _tools.stamp import differences, digest, inputs, outputs, versions
 
 COMMITTED_TIER = "ci"
@@ -51,7 +61,10 @@ class Run:
 
 def stale(chapter: Chapter) -> list[str]:
     """Say why a chapter must run again; nothing said means it need not."""
-    twin = chapter.executed()
+    try:
+        twin = chapter.executed()
+    except Refused as error:
+        return [str(error)]
     if twin is None:
         return ["it was never executed"]
     return differences(twin.metadata.get("stamp", {}), chapter)
@@ -194,7 +207,9 @@ def store(result: Run, twin: Path, data: Path) -> bool:
         if leftover.stem not in result.figures:
             leftover.unlink()
             changed = True
-    old = nbformat.read(twin, as_version=4) if twin.exists() else None
+    old = None
+    with suppress(FileNotFoundError, Refused):
+        old = read_notebook(twin)
     if not _same(result.notebook, old):
         changed |= write_whole(twin, nbformat.writes(result.notebook) + "\n")
     return changed

@@ -13,7 +13,7 @@ from sphinx.config import Config
 
 from _tools.scoreboard import Row
 from _tools.stills import STILLS
-from flatbook.claims import required
+from flatbook.claims import UNTESTABLE, required
 from flatbook.figures import use_style
 
 PREAMBLE = r"""
@@ -41,6 +41,15 @@ def formulas(text: str) -> list[nodes.Node]:
     return made
 
 
+def reason(row: Row) -> list[nodes.Node]:
+    """Return why a claim did not pass, as nodes.
+
+    What a run said itself is plain text: it may hold words of a stranger's record, and in a formula
+    TeX reads files.
+    """
+    return [nodes.Text(row.why)] if row.verdict == UNTESTABLE else formulas(row.why)
+
+
 def verdict(row: Row) -> nodes.Element:
     """Return a verdict as a paragraph: what a card says, without its drawing."""
     head = nodes.strong("", f"{row.id}: {row.verdict}")
@@ -50,7 +59,7 @@ def verdict(row: Row) -> nodes.Element:
         said += nodes.Text(f" {row.number}, {required(row.entry['tolerance'])}: ")
         said += [*formulas(row.entry["check"]), nodes.Text(".")]
     if row.why:
-        said += [nodes.emphasis("", " Why: "), *formulas(row.why)]
+        said += [nodes.emphasis("", " Why: "), *reason(row)]
     return nodes.block_quote("", said)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from html import escape
 
 from _tools import compare
-from _tools.chapters import HERE, Book, Chapter, alone, at_least_one, write_whole
+from _tools.chapters import HERE, Book, Chapter, Refused, alone, at_least_one, write_whole
 from _tools.compare import Moved
 from _tools.execute import COMMITTED_TIER, Run, place, runs, store
 
@@ -34,7 +34,11 @@ def moved(chapter: Chapter, result: Run) -> Iterator[Moved]:
     if result.notebook is None:
         yield Moved("the run", f"failed in {result.error}", verdict=True)
         return
-    old = chapter.executed()
+    try:
+        old = chapter.executed()
+    except Refused as error:
+        yield Moved("the chapter", str(error))
+        return
     if old is None:
         yield Moved("the chapter", "was never executed before")
         return

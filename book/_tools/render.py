@@ -63,6 +63,8 @@ def _render(book: Book, command: list[str], lock: int) -> int:
     if not made_of:
         for unfinished in (site, book.built / ".doctrees", book.built / ".jupyter_cache"):
             shutil.rmtree(unfinished, ignore_errors=True)
+    for chapter in book.chapters:
+        chapter.executed()  # is refused before any page is made
     status = subprocess.run(command, cwd=book.root, check=False, pass_fds=[lock]).returncode
     if status == 0:
         write_whole(mark, now)

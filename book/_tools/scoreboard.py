@@ -86,8 +86,9 @@ def rows(book: Book) -> list[Row]:
             low, high = map(float, record["interval"])
             interval = low, high
         waits = entry.get("planned", "its chapter was not executed")
-        why = record.get("why") or entry.get("why", "" if record else waits)
         verdict = record.get("verdict", PLANNED)
+        told = verdict == UNTESTABLE and record.get("why")
+        why = told or entry.get("why", "" if record else waits)
         board.append(Row(id_, entry, chapter_name, verdict, value, interval, why))
     return board
 

@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 
 from _tools import cards, loading, paper, policy, share, stills
 from _tools.address import repository
-from _tools.chapters import Chapter
+from _tools.chapters import Chapter, Refused
 from _tools.directives import Chapters, Live, Scoreboard, book_of, facts, label
 from _tools.opening import open_chapter
 from _tools.render import machinery
@@ -35,7 +35,10 @@ def provenance(chapter: Chapter, stamp: dict[str, Any]) -> str:
 
 def add_facts(app: Sphinx, doctree: nodes.document) -> None:
     """Put the time to read and to run under a chapter's title, and data under its figures."""
-    chapter = _chapter(app, app.env.docname)
+    page = app.env.docname
+    chapter = _chapter(app, page)
+    if chapter is None and app.env.doc2path(page).endswith(".ipynb"):
+        raise Refused(f"{page}: a notebook without its .md, which nothing checks, is not shown")
     executed = chapter.executed() if chapter else None
     if chapter is None or executed is None:
         return

@@ -1,7 +1,6 @@
 import subprocess
 import sys
 
-import nbformat
 import pytest
 
 from _tools.address import Repository, browsable, repository, source
@@ -49,9 +48,9 @@ def test_a_workflow_s_word_counts_before_the_remote_s_and_nothing_gives_none(tin
     assert repository(tiny.root).url == "https://github.com/fork/b"
 
 
-def test_the_launched_notebook_installs_the_fork_s_own_commit_and_asks_where_none_is(tiny):
+def test_the_launched_notebook_installs_the_fork_s_own_commit_and_asks_where_none_is(tiny, at_once):
     chapter = tiny.chapter("part/01-one", "x = 1")
-    nbformat.write(chapter.source(), chapter.twin)
+    assert tiny.execute() == 0
     tiny.track()
     who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
     subprocess.run(["git", *who, "commit", "-qm", "x"], cwd=tiny.root, check=True)

@@ -1,9 +1,11 @@
 import base64
 import io
 import json
+import re
 import subprocess
 
 import matplotlib.image
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from _tools import compare
 from _tools.execute import COMMITTED_TIER, Run
 from _tools.regenerate import changed_since, moved, regenerate
+from flatbook.figures import use_style
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
@@ -89,7 +92,12 @@ def test_data_are_compared_column_by_column_with_a_tolerance():
     old = "x,y,name\n0,0.5,a\n1,nan,b\n"
     assert said(compare.data("fig-a", old, old.replace("0.5", "0.5004"))) == []
     assert said(compare.data("fig-a", old, old.replace("0.5", "0.501"))) == [
-        "column y changed by 0.001, at most 0.5 before"
+        "column y changed by 0.001 where it was 0.5"
+    ]
+    small = "y\n0.5\n1e-4\n1e-17\n"
+    assert said(compare.data("fig-a", small, "y\n0.5\n1.004e-4\n1e-8\n")) == []
+    assert said(compare.data("fig-a", small, "y\n0.5\n2e-4\n1e-17\n")) == [
+        "column y changed by 0.0001 where it was 0.0001"
     ]
     assert said(compare.data("fig-a", old, old.replace("nan", "0.1"))) == [
         "column y is finite elsewhere"
@@ -103,6 +111,47 @@ def test_data_are_compared_column_by_column_with_a_tolerance():
     (chaotic,) = compare.LOOSE
     assert said(compare.data(chaotic, "y\n1e-17\n0.5\n", "y\n3e-17\n0.9\n")) == []
     assert said(compare.data(chaotic, "y\n1e-17\n0.5\n", "y\n1e-17\n9.9\n")) != []
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_difference_and_is_never_unpacked_if_it_is_large():
+    def png(width, rest):
+        head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + 2 * width.to_bytes(4, "big") + rest
+        return base64.b64encode(head).decode()
+
+    out = io.BytesIO()
+    matplotlib.image.imsave(out, np.zeros((9, 9)), format="png")
+    good = base64.b64encode(out.getvalue()).decode()
+    assert said(compare.picture("fig-a", "x", good)) == ["its picture is no PNG"]
+    large = png(9000, b"\x08\0\0\0\0" + bytes(99))
+    assert said(compare.picture("fig-a", large, good)) == [
+        "its picture is one of 9000 × 9000 pixels"
+    ]
+    for bad in (png(9, b"\x08\0\0\0\0" + bytes(99)), good[:-40], good[:100] + "A" * 40):
+        assert "its picture cannot be read" in said(compare.picture("fig-a", bad, good))[0]
+
+
+@pytest.mark.parametrize("names", [("SGD", "IAM-D"), ("L = 2", "L = 3"), ("a", "b")])
+def test_two_names_exchanged_in_a_legend_are_a_difference_and_a_line_a_thousandth_off_is_none(
+    names,
+):
+    def drawn(names, scale=1.0):
+        fig, ax = plt.subplots()
+        x = np.linspace(0, 6, 80)
+        for name, y in zip(names, (np.sin(x), np.cos(x)), strict=True):
+            ax.plot(x, scale * y, label=name)
+        ax.set_ylim(-1.2, 1.2)
+        ax.legend()
+        out = io.BytesIO()
+        fig.savefig(out, format="png")
+        plt.close(fig)
+        return base64.b64encode(out.getvalue()).decode()
+
+    use_style()
+    good = drawn(names)
+    assert drawn(names) == good
+    assert said(compare.picture("fig-a", good, drawn(names, 1.001))) == []
+    (how,) = said(compare.picture("fig-a", good, drawn(names[::-1])))
+    assert float(re.search(r"of 255, by (\d+) in one place", how)[1]) > 60
 
 
 def test_a_table_says_the_same_as_text_first_or_as_html_first():

@@ -6,6 +6,7 @@ is one whose every hash was renewed with it; the last lines are what no command 
 """
 
 import base64
+import copy
 import hashlib
 import io
 import json
@@ -148,6 +149,56 @@ def limit(f, renew):
         f.printed(TWO, r"must be below 0\.02", "must be below 0.2", renew=True)
 
 
+def limit_printed(f):
+    f.printed(TWO, r"must be below 0\.02", "must be below 0.2", renew=True)
+
+
+def scale(f):
+    f.text("book/claims.yml", '"tier": "ci"', '"scale": "reduced", "tier": "ci"')
+    f.claim(TWO, "A.T3", verdict="reproduced at reduced scale")
+    f.printed(TWO, r"A\.T3: reproduced\.", "A.T3: reproduced at reduced scale.", True)
+
+
+def newer(f):
+    """The limit is committed and the record says that it was made then."""
+    f.tiny.commit()
+    commit = f.tiny.git("rev-parse", "HEAD")
+    f.text(RECORD, '"commit": "[0-9a-f]+"', f'"commit": "{commit}"')
+
+
+def redesigned(f):
+    """Limit and words of a claim, the words as a reviewer may read them, and a later record."""
+    limit(f, False)
+    f.text("book/claims.yml", '"check": "distance', '"check": "mean distance')
+    newer(f)
+    f.printed(TWO, r"below 0\.02\), distance", "below 0.2), mean distance", renew=True)
+
+
+def pictured(notebook):
+    return next(
+        c
+        for c in notebook.cells
+        if any("image/png" in o.get("data", {}) for o in c.get("outputs", []))
+    )
+
+
+def noted(notebook):
+    pictured(notebook).outputs[0]["metadata"] = {"reviewed": True}
+
+
+def doubled(notebook):
+    (shown,) = (cell := pictured(notebook)).outputs
+    false = copy.deepcopy(shown)
+    false.data["image/png"] = mirrored(shown.data["image/png"])
+    cell.outputs = [false, shown]
+
+
+def removed(f):
+    """By a tag, in both twins, hash renewed."""
+    f.text("book/part/02-two.md", "ipython3\n# As", "ipython3\n:tags: [remove-output]\n\n# As")
+    f.notebook(TWO, lambda nb: nb.cells[-1].metadata.update(tags=["remove-output"]), True)
+
+
 def swap(f, what):
     chapters = [f.chapter(name) for name in (ONE, TWO)]
     one, two = (nbformat.read(chapter.twin, as_version=4) for chapter in chapters)
@@ -218,6 +269,48 @@ KINDS = {
     ),
     "limit changed after the result": ({C, N, R}, lambda f: limit(f, False)),
     "limit changed, print and hash renewed": ({C}, lambda f: limit(f, True)),
+    "a claim's scale changed, print and hash renewed": ({C}, scale),
+    "a limit changed, and a record of a later commit": (
+        {C},
+        lambda f: (limit(f, False), newer(f), limit_printed(f)),
+    ),
+    "a record of a commit that never was": (
+        {C},
+        lambda f: (
+            f.text(RECORD, '"commit": "[0-9a-f]+"', f'"commit": "{"0" * 40}"'),
+            f.renew(TWO),
+        ),
+    ),
+    "parameters in the stamp": (
+        {C},
+        lambda f: f.notebook(
+            ONE, lambda nb: nb.metadata["stamp"]["parameters"].update(seed=7, tier="paper")
+        ),
+    ),
+    "another kernel in the notebook": (
+        {C},
+        lambda f: f.notebook(ONE, lambda nb: nb.metadata.kernelspec.update(name="other")),
+    ),
+    "what else Sphinx obeys in the notebook's metadata": (
+        {C, R},
+        lambda f: f.notebook(
+            ONE, lambda nb: nb.metadata.update(mystnb={"execution_mode": "force"})
+        ),
+    ),
+    "metadata of an output, hash renewed": ({C, R}, lambda f: f.notebook(ONE, noted, True)),
+    "an attachment of a text": (
+        {C, R},
+        lambda f: f.notebook(ONE, lambda nb: nb.cells[0].update(attachments={"a": {"b": "c"}})),
+    ),
+    "a false picture before the true one, hash renewed": (
+        {N, R},
+        lambda f: f.notebook(ONE, doubled, True),
+    ),
+    "a script in an output, hash renewed": (
+        {C, N, R},
+        lambda f: f.shown("text/html", lambda t: f"{t}<script>alert(1)</script>", True),
+    ),
+    "a verdict taken off the page": ({C}, lambda f: removed(f)),
     "a claim's text changed": ({C}, lambda f: f.text("book/claims.yml", "approaches", "equals")),
     "what a claim compares changed": (
         {C, N, R},
@@ -258,6 +351,8 @@ KINDS = {
             ONE, lambda nb: nb.metadata["stamp"].update(device="a GPU", seconds=1, versions={})
         ),
     ),
+    # Text that a reviewer reads: a limit is compared as long as the claim's words are the same.
+    "a claim's limit with its words, and a record of a later commit": (set(), redesigned),
     "a whole run made up before its chapter first ran": (set(), lambda f: None),
 }
 

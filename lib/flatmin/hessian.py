@@ -27,7 +27,7 @@ class HessianOperator:
         model: network f(·, θ), see :mod:`flatmin.inconsistency`.
         loss_fn: ``(outputs, targets) -> scalar``, the mean over all targets of a batch, each
             weighted alike, or their sum if ``loss_fn.reduction``, or the keyword of that name of a
-            :func:`functools.partial`, says so.
+            ``functools.partial``, says so.
         inputs: a batch, or a re-iterable of batches.
         targets: its targets (n, …), or a list of as many targets as there are batches.
         params: the parameters that make up θ, by default all trainable ones.
@@ -130,7 +130,7 @@ def _alike(loss_fn: Any, targets: Any) -> bool:
 
 
 def _setting(loss_fn: Any, name: str, default: Any) -> Any:
-    """What a loss has been set to: by a keyword of :func:`functools.partial`, or an attribute."""
+    """What a loss has been set to: by a keyword of ``functools.partial``, or an attribute."""
     if isinstance(loss_fn, partial):
         return loss_fn.keywords.get(name, _setting(loss_fn.func, name, default))
     return getattr(loss_fn, name, default)

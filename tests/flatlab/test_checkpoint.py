@@ -114,7 +114,7 @@ def put(state, where, value):
     return state
 
 
-ADAM, LEFT_OUT = replace(SMALL, method="IAM-S", base="AdamW"), object()
+ADAM, LEFT_OUT = replace(SMALL, method="IAM-S", base="AdamW"), ...
 POINT, GROUP, KEPT = (
     ("curve", 0),
     ("run", "optimizer", "param_groups", 0),

@@ -42,12 +42,13 @@ def _number(found: Any) -> bool:
     """Say whether it is a number as a claim stores it: those that are not finite as text."""
     if isinstance(found, str):
         return found in ("nan", "inf", "-inf")
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        return False
     try:
-        return (
-            not isinstance(found, bool) and isinstance(found, (int, float)) and bool([float(found)])
-        )
+        float(found)
     except OverflowError:
         return False
+    return True
 
 
 def _claim(record: Any) -> bool:
